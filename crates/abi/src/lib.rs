@@ -1,0 +1,1 @@
+//! Mirror of bpf/include/event.h and the decoder of ring records.

@@ -1,0 +1,1 @@
+//! The agent: master, workers, outbound queues.

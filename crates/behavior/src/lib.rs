@@ -1,0 +1,1 @@
+//! Attack-like behaviours and their benign twins, performed for real and harmlessly.

@@ -1,0 +1,1 @@
+//! Rules plus state over a stream of events, to alerts.

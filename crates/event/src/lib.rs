@@ -1,0 +1,25 @@
+//! Ids, units and the event model: the ground floor that every other crate may use.
+//!
+//! `event` = a fact from a host, `alert` = a rule's verdict on events, `ledger` = what each stage did with them.
+//! Nothing here reads a file, opens a socket or knows of an async runtime.
+
+mod alert;
+mod clock;
+mod event;
+mod ids;
+mod ledger;
+mod printable;
+mod process;
+mod sighting;
+
+pub use alert::{Alert, AlertTimes, Level, MatchedField, ProcessNode, RuleId};
+pub use clock::{BootNanos, UnixNanos};
+pub use event::{
+    Body, Event, FileAction, FileActivity, Flow, Kind, LoginAttempt, MountActivity, NamespaceActivity, Outcome,
+    PtraceActivity, Transport, UnknownKind,
+};
+pub use ids::{AlertId, BootId, ContainerId, HostId, ParseIdError, ProcessKey, StreamId};
+pub use ledger::{Books, Counts, DropReason, LedgerRow, Stage};
+pub use printable::{printable, printable_argv};
+pub use process::{Credentials, Image, Namespaces, Process, ProcessOrigin, Stdio, Tty};
+pub use sighting::{Actor, Sighting, What};

@@ -1,0 +1,1 @@
+//! What /proc and the host's files say: processes, containers, users, identity.

@@ -1,0 +1,1 @@
+//! The embedded event log and the Parquet lake behind it.

@@ -1,0 +1,1 @@
+//! Sigma rules: load, check, evaluate over events; pure.

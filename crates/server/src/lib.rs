@@ -1,0 +1,1 @@
+//! The server roles of one machine: ingest, API, console.

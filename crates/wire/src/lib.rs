@@ -1,0 +1,21 @@
+//! The agent protocol: generated messages (`v1`), framing, and conversions to and from the event model.
+//!
+//! `proto/agent/v1/agent.proto` → `cargo xtask proto` → `src/generated/` (checked in, so that no build needs protoc).
+
+mod alerts;
+mod batch;
+mod books;
+mod frame;
+mod process;
+
+/// Generated from `proto/agent/v1/agent.proto`; `cargo xtask proto --check` fails when it is stale.
+#[expect(missing_docs, clippy::all, reason = "generated; the comments are in the .proto")]
+pub mod v1 {
+    include!("generated/watchfire.agent.v1.rs");
+}
+
+pub use alerts::{decode_alert, encode_alert};
+pub use batch::{BatchBuilder, batch_counts, decode_batch};
+pub use books::{decode_books, encode_books};
+pub use frame::{FrameError, MAX_FRAME, PROTOCOL, read_frame, write_frame};
+pub use process::ConversionError;

@@ -1,0 +1,2 @@
+//! Everything but the agent: the server, the operator's commands, and all of it on one machine.
+fn main() {}

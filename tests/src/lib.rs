@@ -1,0 +1,1 @@
+//! Whole-system scenarios; one directory per capability.
