@@ -4,6 +4,8 @@
 //! Nothing here reads a file, opens a socket or knows of an async runtime.
 
 mod alert;
+#[cfg(feature = "arbitrary")]
+pub mod arbitrary;
 mod clock;
 mod event;
 mod ids;

@@ -9,13 +9,13 @@ mod frame;
 mod process;
 
 /// Generated from `proto/agent/v1/agent.proto`; `cargo xtask proto --check` fails when it is stale.
-#[expect(missing_docs, clippy::all, reason = "generated; the comments are in the .proto")]
+#[expect(missing_docs, reason = "generated; the comments are in the .proto")]
 pub mod v1 {
     include!("generated/watchfire.agent.v1.rs");
 }
 
-pub use alerts::{decode_alert, encode_alert};
+pub use alerts::{decode_alert, decode_alert_bytes, encode_alert, encode_alert_bytes};
 pub use batch::{BatchBuilder, batch_counts, decode_batch};
 pub use books::{decode_books, encode_books};
-pub use frame::{FrameError, MAX_FRAME, PROTOCOL, read_frame, write_frame};
+pub use frame::{FrameError, MAX_FRAME, PROTOCOL, read_frame, read_raw_frame, write_frame, write_raw_frame};
 pub use process::ConversionError;
