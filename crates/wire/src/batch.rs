@@ -255,20 +255,20 @@ fn decode_body(body: Sent, processes: &[Arc<Process>]) -> Result<Body, Conversio
             after: decode_credentials(change.after.ok_or(ConversionError::Missing("credentials after"))?),
         },
         Sent::Ptrace(ptrace) => Body::Ptrace(PtraceActivity {
-            request: word(&ptrace.request),
+            request: known_word(&ptrace.request),
             target: ptrace.target,
             target_process: ptrace.target_process.map(|index| from_table(processes, index)).transpose()?,
             result: ptrace.result,
         }),
         Sent::Memfd(memfd) => Body::Memfd { name: memfd.name },
         Sent::ModuleLoad(load) => {
-            Body::ModuleLoad { name: load.name, call: word(&load.call), result: load.result }
+            Body::ModuleLoad { name: load.name, call: known_word(&load.call), result: load.result }
         }
         Sent::BpfLoad(load) => {
             Body::BpfLoad { program_type: load.program_type, name: load.name, result: load.result }
         }
         Sent::Mount(mount) => Body::Mount(MountActivity {
-            call: word(&mount.call),
+            call: known_word(&mount.call),
             source: mount.source,
             target: mount.target,
             fstype: mount.fstype,
@@ -276,7 +276,7 @@ fn decode_body(body: Sent, processes: &[Arc<Process>]) -> Result<Body, Conversio
             result: mount.result,
         }),
         Sent::Namespace(namespace) => Body::Namespace(NamespaceActivity {
-            call: word(&namespace.call),
+            call: known_word(&namespace.call),
             flags: namespace.flags,
             result: namespace.result,
         }),
@@ -355,7 +355,8 @@ fn byte(what: &'static str, value: u32) -> Result<u8, ConversionError> {
     u8::try_from(value).map_err(|_| ConversionError::BadValue { what, value: value.into() })
 }
 
-fn word(text: &str) -> &'static str {
+/// The word that an event carries as `&'static str` (a system call, a ptrace request); `other` when it is not known.
+pub fn known_word(text: &str) -> &'static str {
     WORDS.iter().find(|known| **known == text).copied().unwrap_or("other")
 }
 

@@ -4,12 +4,18 @@ use std::io::{self, Read, Write};
 
 use prost::Message;
 
+use crate::process::ConversionError;
+use crate::v1;
+
 /// Version of the protocol spoken in [`crate::v1::Hello`].
 pub const PROTOCOL: u32 = 1;
 
 /// The largest frame either side accepts, in bytes. A batch closes far earlier (see `BatchBuilder::weight`); one event
 /// with 32 KiB of arguments, paths and a parent of the same size stays well below.
 pub const MAX_FRAME: usize = 4 << 20;
+
+/// `AgentFrame.events`: field 2, wire type 2 (length-delimited).
+const EVENTS_TAG: u8 = 2 << 3 | 2;
 
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -77,10 +83,30 @@ pub fn write_raw_frame(stream: &mut impl Write, message: &[u8]) -> Result<(), Fr
     Ok(())
 }
 
+/// Opens the bytes of an `AgentFrame`.
+pub fn decode_agent_frame(frame: &[u8]) -> Result<v1::AgentFrame, ConversionError> {
+    v1::AgentFrame::decode(frame).map_err(|source| ConversionError::Malformed { what: "AgentFrame", source })
+}
+
+/// The encoded `EventBatch` inside an encoded `AgentFrame`, if that is what it holds; nothing is decoded or copied.
+pub fn batch_in_frame(frame: &[u8]) -> Option<&[u8]> {
+    let mut rest = frame.strip_prefix(&[EVENTS_TAG])?;
+    let length = prost::encoding::decode_varint(&mut rest).ok()?;
+    (rest.len() as u64 == length).then_some(rest)
+}
+
+/// The bytes of an `AgentFrame` around an encoded `EventBatch`, which is copied and not decoded.
+pub fn frame_around_batch(batch: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(batch.len() + 6);
+    frame.push(EVENTS_TAG);
+    prost::encoding::encode_varint(batch.len() as u64, &mut frame);
+    frame.extend_from_slice(batch);
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1;
 
     #[test]
     fn a_frame_reads_back_and_the_stream_ends_cleanly() {

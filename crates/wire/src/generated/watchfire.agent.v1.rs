@@ -493,6 +493,13 @@ pub struct Status {
     pub rule_faults: ::prost::alloc::vec::Vec<RuleFault>,
     #[prost(uint32, tag = "5")]
     pub rules_loaded: u32,
+    /// alerts that no queue could take, since the agent's start
+    #[prost(uint64, tag = "6")]
+    pub alerts_dropped: u64,
+    #[prost(uint64, tag = "7")]
+    pub processes_healed: u64,
+    #[prost(uint64, tag = "8")]
+    pub processes_unknown: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SourceStatus {
