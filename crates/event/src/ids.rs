@@ -94,19 +94,18 @@ pub struct StreamId {
 pub struct ProcessKey {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
-    /// The thread group leader's start, in the clock of [`BootNanos`]. Sources that read /proc know it to one clock tick
-    /// (10 ms) only; see [`ProcessKey::same_process`].
+    /// The thread group leader's start, cut to a whole tick (10 ms); see [`ProcessKey::on_tick`].
     pub started: BootNanos,
 }
 
 impl ProcessKey {
-    /// One tick of `USER_HZ`, the unit of `starttime` in `/proc/PID/stat`.
+    /// One tick of `USER_HZ` (100 on every architecture), the unit of `starttime` in `/proc/PID/stat`.
     pub const TICK: u64 = 10_000_000;
 
-    /// Whether both keys name one process, when one may come from /proc (whole ticks) and one from the kernel
-    /// (nanoseconds).
-    pub fn same_process(self, other: ProcessKey) -> bool {
-        self.tgid == other.tgid && self.started.0 / Self::TICK == other.started.0 / Self::TICK
+    /// The key every source agrees on: the start cut to whole ticks, since /proc knows no more than that. A tgid is not
+    /// reused within one tick.
+    pub fn on_tick(self) -> ProcessKey {
+        ProcessKey { tgid: self.tgid, started: BootNanos(self.started.0 / Self::TICK * Self::TICK) }
     }
 }
 

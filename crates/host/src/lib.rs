@@ -1,1 +1,30 @@
 //! What /proc and the host's files say: processes, containers, users, identity.
+//!
+//! `reading.rs` (bounded reads) → `stat.rs`, `status.rs`, `sockets.rs`, `mounts.rs` (pure parsers) → `processes.rs`
+//! ([`ProcReader`]) · `container.rs` (cgroup path to container) → `cgroups.rs` (cgroup id to container) · `identity.rs` ·
+//! `users.rs` · `resources.rs`.
+//!
+//! Every reader takes the root it reads below, so that a test can hand it a made-up tree, and reads no file further than
+//! a limit. Nothing here follows or trusts a name: names are bytes an attacker chose.
+
+#![forbid(unsafe_code)]
+
+mod cgroups;
+mod container;
+mod identity;
+mod mounts;
+mod processes;
+mod reading;
+mod resources;
+mod sockets;
+mod stat;
+mod status;
+mod users;
+
+pub use cgroups::{CgroupId, Cgroups};
+pub use container::container_of_path;
+pub use identity::{Identity, IdentityError, boot_now, booted};
+pub use mounts::{Mount, mounts};
+pub use processes::{ProcError, ProcReader};
+pub use resources::{Usage, usage};
+pub use users::Users;
