@@ -1,0 +1,249 @@
+//! The worker's way out: events gather into batches, alerts go at once, one thread writes both to the master.
+//!
+//! The queue between the worker's loop and that thread is bounded in bytes; the loop never waits for it. What does not fit
+//! is dropped and counted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+use watchfire_event::{Alert, Books, DropReason, Event, Kind, Stage};
+use watchfire_wire::v1::{self, agent_frame::Body};
+use watchfire_wire::{BatchBuilder, encode_alert, encode_books, frame_around_batch, write_raw_frame};
+
+use crate::backlog::encode;
+
+/// A batch closes at this weight in bytes, or at [`MAX_AGE`].
+const BATCH_WEIGHT: usize = 128 << 10;
+/// How long an event may wait for company.
+const MAX_AGE: Duration = Duration::from_millis(100);
+/// Frames waiting for the writing thread: sixteen full batches.
+const QUEUE_BYTES: usize = 2 << 20;
+
+#[derive(Default)]
+struct Queue {
+    alerts: VecDeque<Vec<u8>>,
+    frames: VecDeque<Vec<u8>>,
+    bytes: usize,
+    closed: bool,
+    broken: bool,
+}
+
+type Shared = Arc<(Mutex<Queue>, Condvar)>;
+
+/// See the module's documentation.
+pub(crate) struct Outbound {
+    shared: Shared,
+    writer: Option<JoinHandle<()>>,
+    batch: BatchBuilder,
+    opened: Instant,
+    next_sequence: u64,
+    seen: BTreeMap<Kind, u64>,
+    dropped: BTreeMap<Kind, u64>,
+    alerts_dropped: u64,
+}
+
+impl Outbound {
+    /// Starts the thread that writes to the master.
+    pub(crate) fn start(link: UnixStream) -> std::io::Result<Self> {
+        let shared = Shared::default();
+        let for_writer = shared.clone();
+        let writer = thread::Builder::new().name("outbound".into()).spawn(move || write_all(link, &for_writer))?;
+        Ok(Outbound {
+            shared,
+            writer: Some(writer),
+            batch: BatchBuilder::new(),
+            opened: Instant::now(),
+            next_sequence: 1,
+            seen: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            alerts_dropped: 0,
+        })
+    }
+
+    /// Takes one event into the open batch.
+    pub(crate) fn push_event(&mut self, event: &Event) {
+        if self.batch.is_empty() {
+            self.opened = Instant::now();
+        }
+        *self.seen.entry(event.kind()).or_default() += 1;
+        self.batch.push(event);
+        if self.batch.weight() >= BATCH_WEIGHT {
+            self.close_batch();
+        }
+    }
+
+    /// Sends one alert ahead of all events. Alerts have as much room again as everything else.
+    pub(crate) fn push_alert(&mut self, alert: &Alert) {
+        let frame = encode(Body::Alerts(v1::AlertBatch { alerts: vec![encode_alert(alert)] }));
+        let mut queue = self.shared.0.lock().expect("no thread panics while it holds the queue");
+        if queue.bytes + frame.len() > 2 * QUEUE_BYTES {
+            self.alerts_dropped += 1;
+            return;
+        }
+        queue.bytes += frame.len();
+        queue.alerts.push_back(frame);
+        self.shared.1.notify_one();
+    }
+
+    /// Closes the open batch if it is old enough.
+    pub(crate) fn tick(&mut self) {
+        if !self.batch.is_empty() && self.opened.elapsed() >= MAX_AGE {
+            self.close_batch();
+        }
+    }
+
+    /// Sends the books as they stand here: the open batch is closed first, so that nothing is held. `books` holds the
+    /// earlier stages; the uplink's rows are added.
+    pub(crate) fn push_books(&mut self, mut books: Books) {
+        self.close_batch();
+        for (kind, seen) in &self.seen {
+            let counts = books.entry(Stage::Uplink, *kind);
+            let dropped = self.dropped.get(kind).copied().unwrap_or(0);
+            counts.seen = *seen;
+            counts.passed = seen - dropped;
+            if dropped > 0 {
+                counts.dropped.insert(DropReason::QueueFull, dropped);
+            }
+        }
+        let ledger = encode_books(&books, self.next_sequence - 1);
+        self.enqueue(encode(Body::Ledger(ledger)));
+    }
+
+    /// Sends the worker's status.
+    pub(crate) fn push_status(&self, status: v1::Status) {
+        self.enqueue(encode(Body::Status(status)));
+    }
+
+    /// Alerts lost because the master did not read for too long.
+    pub(crate) fn alerts_dropped(&self) -> u64 {
+        self.alerts_dropped
+    }
+
+    /// Whether the master is gone.
+    pub(crate) fn broken(&self) -> bool {
+        self.shared.0.lock().expect("no thread panics while it holds the queue").broken
+    }
+
+    /// Writes out what is queued, and ends the thread.
+    pub(crate) fn finish(mut self) {
+        self.close_batch();
+        self.shared.0.lock().expect("no thread panics while it holds the queue").closed = true;
+        self.shared.1.notify_one();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            warn!("the outbound thread panicked");
+        }
+    }
+
+    fn close_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let counts: Vec<(Kind, u64)> = self.batch.counts().collect();
+        let batch = self.batch.finish(self.next_sequence);
+        if self.enqueue(frame_around_batch(&batch)) {
+            self.next_sequence += 1;
+            return;
+        }
+        for (kind, count) in counts {
+            *self.dropped.entry(kind).or_default() += count;
+        }
+    }
+
+    fn enqueue(&self, frame: Vec<u8>) -> bool {
+        let mut queue = self.shared.0.lock().expect("no thread panics while it holds the queue");
+        if queue.bytes + frame.len() > QUEUE_BYTES {
+            return false;
+        }
+        queue.bytes += frame.len();
+        queue.frames.push_back(frame);
+        self.shared.1.notify_one();
+        true
+    }
+}
+
+fn write_all(mut link: UnixStream, shared: &Shared) {
+    while let Some(frame) = next(shared) {
+        if let Err(error) = write_raw_frame(&mut link, &frame) {
+            warn!(error = &error as &dyn std::error::Error, "the master is gone");
+            shared.0.lock().expect("no thread panics while it holds the queue").broken = true;
+            return;
+        }
+    }
+    if let Err(error) = link.flush() {
+        warn!(%error, "the master is gone");
+    }
+}
+
+fn next(shared: &Shared) -> Option<Vec<u8>> {
+    let (queue, changed) = &**shared;
+    let mut queue = queue.lock().expect("no thread panics while it holds the queue");
+    loop {
+        let alert = queue.alerts.pop_front();
+        if let Some(frame) = alert.or_else(|| queue.frames.pop_front()) {
+            queue.bytes -= frame.len();
+            return Some(frame);
+        }
+        if queue.closed {
+            return None;
+        }
+        queue = changed.wait(queue).expect("no thread panics while it holds the queue");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use watchfire_event::{Body as EventBody, BootNanos};
+    use watchfire_wire::{decode_batch, read_frame};
+
+    use super::*;
+
+    fn event() -> Event {
+        Event {
+            at: BootNanos(1),
+            decoded: BootNanos(1),
+            process: Arc::default(),
+            parent: None,
+            body: EventBody::Exec,
+        }
+    }
+
+    #[test]
+    fn a_wrapped_batch_reads_as_a_frame_and_the_books_follow_it() {
+        let (link, mut master) = UnixStream::pair().unwrap();
+        let mut outbound = Outbound::start(link).unwrap();
+        outbound.push_event(&event());
+        outbound.push_books(Books::default());
+        outbound.finish();
+        let mut bodies = Vec::new();
+        while let Some(frame) = read_frame::<v1::AgentFrame>(&mut master).unwrap() {
+            bodies.push(frame.body.unwrap());
+        }
+        let [Body::Events(batch), Body::Ledger(ledger)] = &bodies[..] else { panic!("{bodies:?}") };
+        assert_eq!((batch.sequence, batch.events.len(), ledger.after_batch), (1, 1, 1));
+        let encoded = prost::Message::encode_to_vec(batch);
+        assert_eq!(decode_batch(&encoded).unwrap(), [event()]);
+    }
+
+    #[test]
+    fn a_master_that_does_not_read_costs_counted_events_and_never_the_loops_time() {
+        let (link, master) = UnixStream::pair().unwrap();
+        let mut outbound = Outbound::start(link).unwrap();
+        let big = Arc::new(watchfire_event::Process { argv: vec![b'a'; 100_000], ..Default::default() });
+        for _ in 0..100 {
+            outbound.push_event(&Event { process: Arc::new((*big).clone()), ..event() });
+            outbound.close_batch();
+        }
+        let dropped = outbound.dropped[&Kind::Exec];
+        assert!(dropped > 0 && dropped < 100, "{dropped} dropped");
+        assert_eq!(outbound.next_sequence - 1 + dropped, 100);
+        drop(master);
+        outbound.finish();
+    }
+}
