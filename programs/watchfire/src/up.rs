@@ -1,0 +1,185 @@
+//! `watchfire up`: the server and a local agent on one machine. The one place that joins both.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal};
+use tokio::signal::unix::{SignalKind, signal};
+use watchfire_server::{Server, ServerHandle, ServerSettings, default_data_dir};
+
+use crate::cli::{AGENT, Target, UpOptions};
+
+/// The agent has this long to hand over what it holds, the server then this long to store it: 10 s together, with
+/// something to spare.
+const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(4);
+const SERVER_STOPS_WITHIN: Duration = Duration::from_secs(5);
+/// How often the agent is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Pauses before an agent that ended is started again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// An agent that ran this long had started well.
+const STEADY: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(target: &Target, options: &UpOptions) -> anyhow::Result<()> {
+    // All that is written from here on is for this user alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let data_dir = target.data_dir.clone().unwrap_or_else(default_data_dir);
+    let signals = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start waiting for signals")?;
+    // Asked for before anything is started, so that an early signal stops it in order too.
+    let mut told = signals.block_on(async { Told::new() }).context("wait for signals")?;
+    let server = Server::start(ServerSettings::new(&data_dir, options.listen))?;
+    let mut agent = LocalAgent::start(&server, &data_dir);
+    let waited = announce(&server, &data_dir).map(|()| signals.block_on(told.wait(&mut agent)));
+    let agent_stopped = agent.stop(AGENT_STOPS_WITHIN);
+    let server_stopped = server.stop(SERVER_STOPS_WITHIN);
+    waited?;
+    anyhow::ensure!(
+        agent_stopped && server_stopped,
+        "not all parts stopped in time; what was acknowledged is stored"
+    );
+    Ok(())
+}
+
+fn announce(server: &ServerHandle, data_dir: &Path) -> anyhow::Result<()> {
+    let link = server.login_link()?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "console    http://{}/", server.address())
+        .and_then(|()| writeln!(out, "log in     {link}"))
+        .and_then(|()| {
+            writeln!(out, "           (works once, for ten minutes; `watchfire login` makes another)")
+        })
+        .and_then(|()| writeln!(out, "data       {}", data_dir.display()))
+        .and_then(|()| out.flush())
+        .context("write to standard output")
+}
+
+/// SIGTERM and SIGINT.
+struct Told {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Told {
+    fn new() -> std::io::Result<Told> {
+        Ok(Told { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Until one of them comes; looks after the agent meanwhile.
+    async fn wait(&mut self, agent: &mut LocalAgent) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = ticks.tick() => agent.look_after(),
+            }
+        }
+        tracing::info!("stopping");
+    }
+}
+
+/// The agent's process, started again whenever it ends.
+struct LocalAgent {
+    socket: PathBuf,
+    data_dir: PathBuf,
+    child: Option<Child>,
+    started: Instant,
+    pause: Duration,
+}
+
+impl LocalAgent {
+    fn start(server: &ServerHandle, data_dir: &Path) -> Self {
+        let mut agent = LocalAgent {
+            socket: server.agent_socket(),
+            data_dir: data_dir.to_owned(),
+            child: None,
+            started: Instant::now(),
+            pause: FIRST_PAUSE,
+        };
+        agent.spawn();
+        agent
+    }
+
+    fn spawn(&mut self) {
+        self.started = Instant::now();
+        match spawn_agent(&self.socket, &self.data_dir) {
+            Ok(child) => self.child = Some(child),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the agent did not start; will retry")
+            }
+        }
+    }
+
+    /// Notices its end and starts it again, later each time that it ends soon.
+    fn look_after(&mut self) {
+        if let Some(child) = &mut self.child {
+            match child.try_wait() {
+                Ok(None) => return,
+                Ok(Some(status)) => {
+                    let (code, signal) = (status.code(), status.signal());
+                    tracing::error!(code, signal, "the agent ended; will start it again");
+                }
+                Err(error) => tracing::error!(%error, "the agent is lost; will start it again"),
+            }
+            self.child = None;
+            let steady = self.started.elapsed() >= STEADY;
+            self.pause = if steady { FIRST_PAUSE } else { (self.pause * 2).min(LAST_PAUSE) };
+            self.started = Instant::now();
+        } else if self.started.elapsed() >= self.pause {
+            self.spawn();
+        }
+    }
+
+    /// Asks it to stop, waits, and kills it when it does not; false when it had to be killed.
+    fn stop(mut self, within: Duration) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+            && let Err(error) = rustix::process::kill_process(pid, Signal::TERM)
+        {
+            tracing::warn!(%error, "the agent was not told to stop");
+        }
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            match child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(Some(_)) => return true,
+                Err(error) => {
+                    tracing::warn!(%error, "the agent cannot be waited for");
+                    break;
+                }
+            }
+        }
+        tracing::warn!("the agent did not stop in time; killing it");
+        let killed = child.kill().and_then(|()| child.wait());
+        if let Err(error) = killed {
+            tracing::error!(%error, "the agent could not be killed");
+        }
+        false
+    }
+}
+
+/// Starts this executable again as the agent. It holds the read end of a pipe as its stdin, whose other end is this
+/// process': when this process dies, by whatever cause, the agent sees the end of its input and ends too.
+fn spawn_agent(socket: &Path, data_dir: &Path) -> anyhow::Result<Child> {
+    let state_dir = data_dir.join("agent");
+    fs::create_dir_all(&state_dir).with_context(|| format!("make {}", state_dir.display()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("watchfire-agent").args(AGENT).arg("run");
+    command.arg("--server-socket").arg(socket).arg("--state-dir").arg(&state_dir).arg("--stop-at-stdin-end");
+    let config = data_dir.join("agent.json");
+    if config.exists() {
+        command.arg("--config").arg(config);
+    }
+    // A group of its own: a Ctrl-C at the terminal is for this process, which then stops the agent in order.
+    command.process_group(0).stdin(Stdio::piped());
+    command.spawn().context("start this executable again as the agent")
+}
