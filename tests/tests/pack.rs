@@ -76,7 +76,7 @@ fn run(behaviors: &[&'static Behavior]) -> Result<Vec<Row>> {
     let ground = Ground::new()?;
     let log = ground.path("auth.log");
     std::fs::write(&log, "").context("make a login log")?;
-    ground.configure_agent(&json!({ "logins": { "logs": [log] } }))?;
+    ground.configure_agent(&json!({ "logins": { "logs": [log] }, "modules": "every_syscall" }))?;
     let up = ground.start()?;
     let stage = || Stage::new().map(|stage| stage.with_auth_log(&log));
 
@@ -158,7 +158,7 @@ fn judge_twin(twin: &Twin, alerts: &[(String, Value)]) -> Result<Row> {
     let rule = rule_id(twin.behavior.slug)?;
     let mentioned = |text: &str| twin.marks.iter().any(|mark| mentions(mark, text));
     let mine: Vec<&(String, Value)> = alerts.iter().filter(|(text, _)| mentioned(text)).collect();
-    let wrong = mine.iter().find(|(_, alert)| alert["rule"]["id"] == rule.as_str());
+    let wrong = mine.iter().find(|(_, alert)| alert["rule"]["id"] == rule.as_str() && !is_clean_up(alert));
     let verdict = match wrong {
         None => Verdict::Quiet,
         Some((text, _)) => Verdict::Failed(format!("rule {} spoke of it: {text}", twin.behavior.slug)),
@@ -166,6 +166,11 @@ fn judge_twin(twin: &Twin, alerts: &[(String, Value)]) -> Result<Row> {
     let others =
         rule_titles(mine.iter().map(|(_, alert)| alert).filter(|alert| alert["rule"]["id"] != rule.as_str()));
     Ok(Row { name: format!("{} benign", twin.behavior.name), verdict, others })
+}
+
+/// Whether the alert is about this program removing a stage, logs and all, after the twin was done.
+fn is_clean_up(alert: &Value) -> bool {
+    alert["process"]["tgid"] == std::process::id() && alert["kind"] == "file_unlink"
 }
 
 /// Events are judged in the order they come: once this alert is there, everything before it was judged.

@@ -65,15 +65,19 @@ impl AlertDb {
         Ok(recorded)
     }
 
-    /// The highest sequence stored of a stream; 0 when there is none.
+    /// The highest sequence of a stream up to which none is missing, counted from its first stored one (what came before that
+    /// was acknowledged by another database); 0 when there is none.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn last_alert(&self, stream: StreamId) -> Result<u64, AlertDbError> {
         let connection = self.lock();
+        // The lowest that has no successor. Alerts come in order, so that is nearly always the last one.
         let last: Option<i64> = connection
             .query_row(
-                "SELECT MAX(sequence) FROM alerts WHERE host = ? AND boot = ? AND incarnation = ?",
+                "SELECT MIN(sequence) FROM alerts a WHERE host = ?1 AND boot = ?2 AND incarnation = ?3 AND NOT EXISTS \
+                 (SELECT 1 FROM alerts b WHERE b.host = ?1 AND b.boot = ?2 AND b.incarnation = ?3 \
+                 AND b.sequence = a.sequence + 1)",
                 params![stream.host.0, stream.boot.0, stream.incarnation.0.cast_signed()],
                 |row| row.get(0),
             )
@@ -181,6 +185,9 @@ impl StoredRow {
 mod tests {
     use std::sync::Arc;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use watchfire_event::arbitrary::any_process;
     use watchfire_event::{AlertTimes, BootNanos, Kind, MatchedField, Process, ProcessNode, RuleId};
 
     use super::*;
@@ -238,6 +245,58 @@ mod tests {
         assert_eq!(db.alerts(&all()).unwrap().len(), 3);
         assert_eq!(db.last_alert(stream).unwrap(), 3);
         assert_eq!(db.last_alert(StreamId { incarnation: BootNanos(9), ..stream }).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_last_alert_stands_before_a_gap_until_it_is_filled() {
+        let (_dir, db) = database();
+        let stream = StreamId::default();
+        let record = |sequences: &[u64]| {
+            let alerts: Vec<Alert> =
+                sequences.iter().map(|sequence| alert(stream, *sequence, Level::Low)).collect();
+            db.record_alerts(stream, &alerts).unwrap();
+            db.last_alert(stream).unwrap()
+        };
+        assert_eq!(record(&[57, 58]), 58);
+        assert_eq!(record(&[61]), 58);
+        assert_eq!(record(&[59, 60]), 61);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn any_alert_reads_back_as_it_was(
+            tree in vec(any_process(), 1..5),
+            words in (".{0,20}", ".{0,40}", vec("T[0-9]{4}", 0..4)),
+            matched in vec((".{0,12}", ".{0,40}"), 0..4),
+            times: (u64, u64, u64, i64),
+            numbers in (0..5usize, 0..23usize, any::<u64>()),
+        ) {
+            let (_dir, db) = database();
+            let stream = StreamId { incarnation: BootNanos(times.0), ..StreamId::default() };
+            let sent = Alert {
+                id: AlertId::derive(stream, numbers.2),
+                sequence: numbers.2,
+                rule: RuleId { id: words.0, title: words.1 },
+                attack: words.2,
+                level: Level::ALL[numbers.0],
+                kind: Kind::ALL[numbers.1],
+                matched: matched.into_iter().map(|(name, value)| MatchedField { name, value }).collect(),
+                tree: tree.into_iter().map(|process| ProcessNode { process: Arc::new(process) }).collect(),
+                times: AlertTimes {
+                    kernel: BootNanos(times.0),
+                    decoded: BootNanos(times.1),
+                    judged: BootNanos(times.2),
+                    stored: None,
+                    booted: UnixNanos(times.3),
+                },
+            };
+            db.record_alerts(stream, std::slice::from_ref(&sent)).unwrap();
+            let mut read = db.alert(sent.id).unwrap().unwrap().alert;
+            prop_assert!(read.times.stored.take().is_some());
+            prop_assert_eq!(read, sent);
+        }
     }
 
     #[test]

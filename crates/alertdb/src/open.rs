@@ -1,5 +1,7 @@
 //! The database file: opened, checked, given its schema.
 
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,6 +10,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 /// Raised with every change of the tables; a file of a later version is refused, one of an earlier is migrated.
 const SCHEMA_VERSION: i64 = 1;
+
+/// The first bytes of every SQLite file, <https://www.sqlite.org/fileformat2.html>.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+const HEADER: u64 = 100;
 
 /// A blob column holds what columns need not be searched for: the alert as it came (`watchfire.agent.v1.Alert`).
 const SCHEMA: &str = "
@@ -70,6 +76,16 @@ pub enum AlertDbError {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// The file, or what lies beside it, could not be worked with before SQLite had a part in it.
+    #[error("{}: {attempt}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        attempt: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Anything else.
     #[error("{}: {attempt}", path.display())]
     Failed {
@@ -105,9 +121,13 @@ impl AlertDb {
     /// # Errors
     /// A damaged file, one from a later version, or one that cannot be opened.
     pub fn open(path: &Path) -> Result<AlertDb, AlertDbError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        if path.exists() {
+            check_file(path)?;
+        } else {
+            make(path)?;
+        }
+        // Without the flag to create: what is gone between the two is not made anew in silence.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let wrap = |attempt| move |source| classify(path, attempt, source);
         let connection = Connection::open_with_flags(path, flags).map_err(wrap("open"))?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(wrap("set the busy timeout"))?;
@@ -119,7 +139,7 @@ impl AlertDb {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(wrap("read the schema's version"))?;
         match found {
-            0 => create(&connection).map_err(wrap("make the tables"))?,
+            0 => return Err(corrupt(path, "a SQLite database, but not of alerts")),
             SCHEMA_VERSION => check(&connection).map_err(wrap("check the file"))?,
             _ => return Err(AlertDbError::TooNew { path: path.into(), found }),
         }
@@ -140,8 +160,77 @@ impl AlertDb {
     }
 }
 
+/// Makes a whole database under another name and then renames it, so that a file that is empty or half made is damage and
+/// never a crash at creation.
+fn make(path: &Path) -> Result<(), AlertDbError> {
+    let wal = beside(path, "-wal");
+    if fs::metadata(&wal).is_ok_and(|metadata| metadata.len() > 0) {
+        return Err(corrupt(path, "the file is gone, but its -wal, which holds alerts, is still there"));
+    }
+    let fresh = beside(path, ".new");
+    for leftover in [&fresh, &beside(&fresh, "-journal")] {
+        remove(leftover)?;
+    }
+    let made = Connection::open(&fresh).and_then(|connection| create(&connection));
+    if let Err(error) = made {
+        remove(&fresh)?;
+        return Err(classify(path, "make the tables", error));
+    }
+    let failed = |attempt| move |source| AlertDbError::Io { path: path.into(), attempt, source };
+    fs::rename(&fresh, path).map_err(failed("name the new file"))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory of"))
+}
+
 fn create(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = FULL; BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    ))
+}
+
+/// What SQLite would not say: to it an empty file is a new database, and a short one is sound until a missing page is read.
+fn check_file(path: &Path) -> Result<(), AlertDbError> {
+    let failed = |source| AlertDbError::Io { path: path.into(), attempt: "read", source };
+    let file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut header = Vec::new();
+    file.take(HEADER).read_to_end(&mut header).map_err(failed)?;
+    if length == 0 {
+        return Err(corrupt(path, "the file is empty"));
+    }
+    if length < HEADER || !header.starts_with(MAGIC) {
+        return Err(corrupt(path, "not a SQLite database"));
+    }
+    // Page size at byte 16 (1 stands for 65536), number of pages at 28, both big endian.
+    let page = match u64::from(u16::from_be_bytes([header[16], header[17]])) {
+        1 => 65_536,
+        page => page,
+    };
+    let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
+    if length < page * pages { Err(corrupt(path, "the file was cut short")) } else { Ok(()) }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn remove(path: &Path) -> Result<(), AlertDbError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(AlertDbError::Io { path: path.into(), attempt: "remove", source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn corrupt(path: &Path, problem: &str) -> AlertDbError {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+    AlertDbError::Corrupt {
+        path: path.into(),
+        source: rusqlite::Error::SqliteFailure(code, Some(problem.to_owned())),
+    }
 }
 
 /// Finds what a crash of the machine or a stray write may have done. Costs a pass over the file.
@@ -165,7 +254,7 @@ fn classify(path: &Path, attempt: &'static str, source: rusqlite::Error) -> Aler
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -182,13 +271,84 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_database_is_refused() {
+    fn a_database_that_is_cut_short_emptied_or_overwritten_is_refused_and_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("alerts.sqlite");
         drop(AlertDb::open(&path).unwrap());
         let whole = fs::read(&path).unwrap();
-        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let garbage_header = [&[0x5a; 100][..], &whole[100..]].concat();
+        let mut garbage_page = whole.clone();
+        garbage_page[4096..8192].fill(0x5a);
+        let cases = [
+            ("half", whole[..whole.len() / 2].to_vec()),
+            ("a byte less", whole[..whole.len() - 1].to_vec()),
+            ("empty", Vec::new()),
+            ("garbage header", garbage_header),
+            ("garbage page", garbage_page),
+        ];
+        for (what, bytes) in cases {
+            fs::write(&path, &bytes).unwrap();
+            let error = AlertDb::open(&path).unwrap_err();
+            assert!(matches!(error, AlertDbError::Corrupt { .. }), "{what}: {error:?}");
+            let message = error.to_string();
+            assert!(
+                message.contains(path.to_str().unwrap()) && message.contains("move it away"),
+                "{message}"
+            );
+            assert_eq!(fs::read(&path).unwrap(), bytes, "{what}: the file was changed");
+        }
+    }
+
+    #[test]
+    fn another_programs_database_is_refused_and_gets_no_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.sqlite");
+        let foreign = Connection::open(&path).unwrap();
+        foreign.execute_batch("CREATE TABLE t (a)").unwrap();
         assert!(matches!(AlertDb::open(&path).unwrap_err(), AlertDbError::Corrupt { .. }));
+        let tables: i64 =
+            foreign.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+        assert_eq!(tables, 1);
+    }
+
+    #[test]
+    fn a_database_that_is_gone_beside_its_wal_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.sqlite");
+        fs::write(dir.path().join("alerts.sqlite-wal"), b"frames").unwrap();
+        assert!(matches!(AlertDb::open(&path).unwrap_err(), AlertDbError::Corrupt { .. }));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_crash_at_creation_leaves_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.sqlite");
+        fs::write(dir.path().join("alerts.sqlite.new"), b"half").unwrap();
+        AlertDb::open(&path).unwrap();
+        assert!(!dir.path().join("alerts.sqlite.new").exists());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_file_with_wild_bytes_in_it_is_refused_or_read_and_never_replaced(
+            at: prop::sample::Index, value: u8, length in 1..400usize,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("alerts.sqlite");
+            drop(AlertDb::open(&path).unwrap());
+            let mut bytes = fs::read(&path).unwrap();
+            let at = at.index(bytes.len());
+            let end = (at + length).min(bytes.len());
+            bytes[at..end].fill(value);
+            fs::write(&path, &bytes).unwrap();
+            if let Ok(db) = AlertDb::open(&path) {
+                drop((db.alerts(&crate::AlertQuery { limit: 9, ..Default::default() }), db.hosts()));
+            }
+            prop_assert!(fs::metadata(&path).unwrap().len() >= bytes.len() as u64);
+        }
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! `cargo xtask bench`: the numbers that are promised, measured on this machine; nothing here passes or fails by time.
+//!
+//! release build → rounds with and without `watchfire up` → what was stored, what it cost → docs/benchmarks.md
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::command::{self, cargo};
+use crate::workspace;
+
+mod latency;
+mod page;
+mod rules;
+mod storm;
+mod storm_report;
+mod tiny;
+mod tower;
+mod usage;
+
+pub(crate) use storm::StormWorker;
+
+use storm::Storm;
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only this one
+    name: Option<Name>,
+    /// Rounds of a storm, each one without and one with the agent
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Programs started in each storm
+    #[arg(long, default_value_t = 50_000)]
+    execs: u32,
+    /// Behaviours timed for the latency
+    #[arg(long, default_value_t = 200)]
+    behaviors: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// The storm with the best source of process events
+    Storm,
+    /// The storm with the process connector, the last fallback
+    Fallback,
+    /// From behaviour to stored alert
+    Latency,
+    /// Events judged a second
+    Rules,
+}
+
+/// Runs what was asked for and writes its part of the page.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let wanted = |name| options.name.is_none_or(|only| only == name);
+    if wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency) {
+        command::run(&mut cargo(&["build", "--release", "--locked", "--package", "watchfire-program"]))?;
+    }
+    let folder = folder()?;
+    let storm = Storm::prepare(&folder, options.execs, options.rounds)?;
+    if wanted(Name::Storm) {
+        page::write("storm", &storm.measure(r#"{}"#)?.section("Storm"))?;
+    }
+    if wanted(Name::Fallback) {
+        let settings = r#"{"process_source": "proc_connector"}"#;
+        page::write("fallback", &storm.measure(settings)?.section("Storm, process connector only"))?;
+    }
+    if wanted(Name::Latency) {
+        page::write("latency", &latency::measure(&folder, options.behaviors)?)?;
+    }
+    if wanted(Name::Rules) {
+        page::write("rules", &rules::measure()?)?;
+    }
+    println!("{}", page::path().display());
+    Ok(())
+}
+
+/// Where programs and data of the benchmark lie: beside the build, and not in a world-writable folder, which a rule watches.
+fn folder() -> Result<PathBuf> {
+    let folder = workspace::target().join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}

@@ -1,0 +1,205 @@
+//! `watchfire up` from the release build, on a port and in a data directory of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::usage::{Family, MemoryWatch, family};
+use crate::command::shown;
+use crate::workspace;
+
+/// From the start to the first good answer of `/healthz`.
+const READY: Duration = Duration::from_secs(30);
+/// For what a start leaves to be done: rules compiled, memory given back.
+const REST: Duration = Duration::from_secs(3);
+const STOP: Duration = Duration::from_secs(10);
+
+/// A running `watchfire up`.
+pub(super) struct Tower {
+    child: Child,
+    program: PathBuf,
+    data: PathBuf,
+}
+
+impl Tower {
+    /// Starts it with these settings of the agent, and waits until its sensors are attached.
+    pub(super) fn start(folder: &Path, settings: &str) -> Result<Self> {
+        let data = folder.join("data");
+        if data.exists() {
+            fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
+        }
+        let config = folder.join("agent.json");
+        fs::write(&config, settings).with_context(|| format!("write {}", config.display()))?;
+        let log = fs::File::create(folder.join("up.log")).context("create up.log")?;
+        let program = workspace::target().join("release/watchfire");
+        let address = free_address()?;
+        let mut command = Command::new(&program);
+        command.arg("up").arg("--data-dir").arg(&data).arg("--listen").arg(address.to_string());
+        command.arg("--agent-config").arg(&config);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("clone a file")?).stderr(log);
+        let child = command.spawn().with_context(|| format!("start {}", shown(&command)))?;
+        let mut tower = Tower { child, program, data };
+        let deadline = Instant::now() + READY;
+        while !healthy(address) {
+            if let Some(status) = tower.child.try_wait().context("wait for watchfire")? {
+                bail!("{status}: {}; see {}", shown(&command), folder.join("up.log").display());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "not healthy after {READY:?}: {}; see {}",
+                    shown(&command),
+                    folder.join("up.log").display()
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(tower)
+    }
+
+    /// What its processes take, once the start is over.
+    pub(super) fn settled_usage(&self) -> Result<Family> {
+        thread::sleep(REST);
+        self.usage()
+    }
+
+    /// What its processes take now.
+    pub(super) fn usage(&self) -> Result<Family> {
+        let family = family(self.child.id());
+        if family.is_empty() {
+            bail!("watchfire is gone");
+        }
+        Ok(family)
+    }
+
+    /// Begins to look at the memory of its processes.
+    pub(super) fn watch_memory(&self) -> MemoryWatch {
+        MemoryWatch::start(family(self.child.id()).into_keys().collect())
+    }
+
+    /// Waits until the books close with nothing under way; whether they did in time.
+    pub(super) fn wait_until_stored(&self, patience: Duration) -> Result<bool> {
+        let deadline = Instant::now() + patience;
+        let mut closed = 0;
+        // The books are sent every second or so: one balance may be that of the time before the storm.
+        while closed < 3 {
+            let ledger = self.ledger()?;
+            let balanced = ledger.iter().any(|row| row["balanced"] == true);
+            let held: u64 = ledger.iter().filter_map(|row| row["held"].as_u64()).sum();
+            closed = if balanced && held == 0 { closed + 1 } else { 0 };
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        Ok(true)
+    }
+
+    /// What was dropped, by stage, kind and reason.
+    pub(super) fn dropped(&self) -> Result<BTreeMap<String, u64>> {
+        let mut dropped = BTreeMap::new();
+        for row in self.ledger()? {
+            let place =
+                format!("{} {}", row["stage"].as_str().unwrap_or("?"), row["kind"].as_str().unwrap_or("?"));
+            for (reason, count) in row["dropped"].as_object().into_iter().flatten() {
+                *dropped.entry(format!("{place} {reason}")).or_default() += count.as_u64().unwrap_or(0);
+            }
+        }
+        dropped.retain(|_, count| *count > 0);
+        Ok(dropped)
+    }
+
+    fn ledger(&self) -> Result<Vec<Value>> {
+        let mut rows = Vec::new();
+        self.each_row(&["ledger", "--json"], |row| rows.push(row))?;
+        Ok(rows)
+    }
+
+    /// Calls back with the arguments of every stored exec.
+    pub(super) fn each_exec(&self, mut visit: impl FnMut(&[&str])) -> Result<()> {
+        let args = ["events", "--json", "--kind", "exec", "--since", "1h", "--limit", "1000000"];
+        self.each_row(&args, |row| {
+            let argv = row["process"]["argv"].as_array().map(Vec::as_slice).unwrap_or_default();
+            visit(&argv.iter().filter_map(Value::as_str).collect::<Vec<_>>());
+        })
+    }
+
+    /// Calls back with every line that a command of `watchfire` prints.
+    pub(super) fn each_row(&self, args: &[&str], mut visit: impl FnMut(Value)) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args(args).arg("--data-dir").arg(&self.data).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start {}", shown(&command)))?;
+        for line in BufReader::new(child.stdout.take().context("it has an output")?).lines() {
+            let line = line.with_context(|| format!("read from {}", shown(&command)))?;
+            visit(
+                serde_json::from_str(&line)
+                    .with_context(|| format!("{} printed {line:?}", shown(&command)))?,
+            );
+        }
+        let status = child.wait().with_context(|| format!("wait for {}", shown(&command)))?;
+        if !status.success() {
+            bail!("{status}: {}", shown(&command));
+        }
+        Ok(())
+    }
+
+    /// Ends it in order.
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.terminate()?;
+        let deadline = Instant::now() + STOP;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().context("wait for watchfire")? {
+                return if status.success() {
+                    Ok(())
+                } else {
+                    Err(anyhow::anyhow!("watchfire up ended with {status}"))
+                };
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("watchfire up did not end in {STOP:?} after SIGTERM")
+    }
+
+    fn terminate(&self) -> Result<()> {
+        let pid =
+            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).context("a pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .context("send SIGTERM to watchfire up")
+    }
+}
+
+impl Drop for Tower {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) && self.terminate().is_ok() {
+            thread::sleep(Duration::from_secs(2));
+            if matches!(self.child.try_wait(), Ok(None)) && self.child.kill().is_ok() {
+                drop(self.child.wait());
+            }
+        }
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    listener.local_addr().context("the address of a listener")
+}
+
+/// Whether `/healthz` answers 200.
+fn healthy(address: SocketAddr) -> bool {
+    let answer = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    };
+    answer().is_ok_and(|head| head == "HTTP/1.1 200")
+}
