@@ -14,9 +14,15 @@ use watchfire_wire::v1::agent_frame::Body;
 /// One frame, encoded, with what is needed to account for it unopened.
 #[derive(Debug, Clone)]
 enum Item {
-    Batch { sequence: u64, frame: Arc<[u8]> },
+    Batch {
+        sequence: u64,
+        frame: Arc<[u8]>,
+    },
     /// The books after the batches before it.
-    Ledger { books: Books, after_batch: u64 },
+    Ledger {
+        books: Books,
+        after_batch: u64,
+    },
     Status(v1::Status),
 }
 
@@ -62,11 +68,11 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// Takes an encoded alert.
-    pub(crate) fn push_alert(&self, sequence: u64, frame: Vec<u8>) {
+    /// Takes `count` encoded alerts in one frame, the last of which has this sequence.
+    pub(crate) fn push_alerts(&self, sequence: u64, count: u64, frame: Vec<u8>) {
         let mut lanes = self.lock();
         if lanes.alerts.len() >= self.max_alerts {
-            lanes.alerts_dropped += 1;
+            lanes.alerts_dropped += count;
             return;
         }
         lanes.alerts.push_back((sequence, frame.into()));
@@ -119,7 +125,8 @@ impl Backlog {
             if left.is_zero() || lanes.closed {
                 return None;
             }
-            (lanes, _) = self.changed.wait_timeout(lanes, left).expect("no thread panics while it holds the lanes");
+            (lanes, _) =
+                self.changed.wait_timeout(lanes, left).expect("no thread panics while it holds the lanes");
         }
     }
 
@@ -171,7 +178,9 @@ impl Lanes {
                 return Some(frame);
             }
             // These need no acknowledgement: they are stale a second later.
-            Item::Ledger { books, after_batch } => Body::Ledger(watchfire_wire::encode_books(&books, after_batch)),
+            Item::Ledger { books, after_batch } => {
+                Body::Ledger(watchfire_wire::encode_books(&books, after_batch))
+            }
             Item::Status(status) => Body::Status(status),
         };
         self.items.remove(self.items_sent);
@@ -219,8 +228,8 @@ mod tests {
         let backlog = backlog();
         backlog.push_batch(1, &[(Kind::Exec, 1)], vec![1]);
         backlog.push_batch(2, &[(Kind::Exec, 1)], vec![2]);
-        backlog.push_alert(1, vec![11]);
-        backlog.push_alert(2, vec![12]);
+        backlog.push_alerts(1, 1, vec![11]);
+        backlog.push_alerts(2, 1, vec![12]);
         let order: Vec<_> = std::iter::from_fn(|| next(&backlog)).collect();
         assert_eq!(order, [vec![11], vec![12], vec![1], vec![2]]);
     }

@@ -95,7 +95,10 @@ impl AgentCommand {
                 let link = worker::take_link().context("a worker is started by its master, not by hand")?;
                 let incarnation = BootNanos(args.incarnation);
                 let stream = StreamId { host: args.host, boot: args.boot, incarnation };
-                worker::run(SensorOrders { stream, settings: AgentSettings::load(args.config.as_deref())? }, link)
+                worker::run(
+                    SensorOrders { stream, settings: AgentSettings::load(args.config.as_deref())? },
+                    link,
+                )
             }
         }
     }

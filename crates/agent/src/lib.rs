@@ -13,5 +13,5 @@ mod uplink;
 mod worker;
 
 pub use command::AgentCommand;
-pub use watchfire_detect::rule_id;
 pub use settings::{AgentSettings, ModuleWatch, ProcessSource, RawSettings, SettingsError};
+pub use watchfire_detect::rule_id;

@@ -129,8 +129,11 @@ impl Master {
         let child = self.command(stream, theirs.into()).spawn().context("start this executable again")?;
         info!(tgid = child.id(), "sensor worker started");
         let limits = &self.orders.settings.uplink;
-        let backlog =
-            Arc::new(Backlog::new(stream, limits.backlog_kib as usize * 1024, limits.backlog_alerts as usize));
+        let backlog = Arc::new(Backlog::new(
+            stream,
+            limits.backlog_kib as usize * 1024,
+            limits.backlog_alerts as usize,
+        ));
         self.streams.lock().expect("no thread panics while it holds the streams").push(backlog.clone());
         let incoming = ours.try_clone().context("duplicate the worker's link")?;
         let notices = self.notices.clone();
@@ -209,7 +212,10 @@ fn relay(mut incoming: UnixStream, backlog: &Backlog) {
         match read_raw_frame(&mut incoming) {
             Ok(Some(frame)) => {
                 if let Err(error) = accept(frame, backlog) {
-                    error!(error = &error as &dyn std::error::Error, "a frame of the sensor worker is malformed; it is left out");
+                    error!(
+                        error = &error as &dyn std::error::Error,
+                        "a frame of the sensor worker is malformed; it is left out"
+                    );
                 }
             }
             Ok(None) => return,
@@ -230,7 +236,7 @@ fn accept(frame: Vec<u8>, backlog: &Backlog) -> Result<(), watchfire_wire::Conve
     match watchfire_wire::decode_agent_frame(&frame)?.body {
         Some(Body::Alerts(alerts)) => {
             let last = alerts.alerts.last().map_or(0, |alert| alert.sequence);
-            backlog.push_alert(last, frame);
+            backlog.push_alerts(last, alerts.alerts.len() as u64, frame);
         }
         Some(Body::Ledger(ledger)) => backlog.push_ledger(decode_books(&ledger)?, ledger.after_batch),
         Some(Body::Status(status)) => backlog.push_status(with_masters_part(status, backlog)),

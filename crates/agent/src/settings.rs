@@ -152,7 +152,7 @@ pub struct RawUplink {
     /// Events that wait for the server or its acknowledgement, in KiB, 256 to 1048576. Beyond it the newest are dropped,
     /// and counted.
     pub backlog_kib: u32,
-    /// Alerts that wait likewise, 16 to 1000000.
+    /// Frames of up to 16 alerts that wait likewise, 16 to 1000000.
     pub backlog_alerts: u32,
 }
 
@@ -171,9 +171,10 @@ impl AgentSettings {
     /// Reads and checks the file; with none, the defaults.
     pub fn load(path: Option<&Path>) -> Result<AgentSettings, SettingsError> {
         let Some(path) = path else { return AgentSettings::check(RawSettings::default()) };
-        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
-        let raw =
-            serde_json::from_str(&text).map_err(|source| SettingsError::Parse { path: path.into(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
+        let raw = serde_json::from_str(&text)
+            .map_err(|source| SettingsError::Parse { path: path.into(), source })?;
         AgentSettings::check(raw)
     }
 

@@ -64,7 +64,9 @@ impl Uplink {
             self.connected.store(false, Ordering::Release);
             match outcome {
                 Ok(()) => continue,
-                Err(error @ LinkError::Connect { .. }) => debug!(error = &error as &dyn std::error::Error, "server away"),
+                Err(error @ LinkError::Connect { .. }) => {
+                    debug!(error = &error as &dyn std::error::Error, "server away")
+                }
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "uplink lost; will reconnect"),
             }
             if self.stop.load(Ordering::Acquire) {
@@ -78,7 +80,8 @@ impl Uplink {
     /// The stream to carry now; waits for one, and ends when there is none and none will come.
     fn current(&self) -> Option<Arc<Backlog>> {
         loop {
-            let first = self.streams.lock().expect("no thread panics while it holds the streams").first().cloned();
+            let first =
+                self.streams.lock().expect("no thread panics while it holds the streams").first().cloned();
             if first.is_some() || self.stop.load(Ordering::Acquire) {
                 return first;
             }

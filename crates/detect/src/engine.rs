@@ -13,7 +13,7 @@ use watchfire_rule::{MATCHED_FIELDS, RuleSet, RuleSetCounts};
 use crate::detectors::{self, Detector, Finding, Scene, Sight};
 use crate::lineage::Lineage;
 use crate::settings::DetectSettings;
-use crate::suppress::{Speak, Suppressor};
+use crate::suppress::{Likeness, Speak, Suppressor};
 
 /// The deepest process tree an alert carries.
 const TREE: usize = 64;
@@ -96,6 +96,7 @@ impl Engine {
             let spoken = self.suppressor.ask(
                 &rule.id,
                 event.process.key,
+                likeness(&event.process, event),
                 Object(&event.body, &event.process),
                 event.at,
             );
@@ -151,7 +152,13 @@ impl Engine {
         }
         for (info, finding) in told {
             let account: ProcessKey = finding.on_account_of.unwrap_or(finding.process.key);
-            let spoken = self.suppressor.ask(info.slug, account, &finding.object, event.at);
+            let spoken = self.suppressor.ask(
+                info.slug,
+                account,
+                likeness(&finding.process, event),
+                &finding.object,
+                event.at,
+            );
             let case = Case {
                 id: info.slug,
                 title: info.title,
@@ -218,6 +225,16 @@ fn tree(process: &Arc<Process>, event: &Event, lineage: &dyn Lineage) -> Vec<Pro
         chain.push(ancestor);
     }
     chain.into_iter().map(|process| ProcessNode { process }).collect()
+}
+
+/// A program run again and again is one case; other deeds of many processes are told apart by their objects.
+fn likeness<'p>(process: &'p Process, event: &'p Event) -> Option<Likeness<'p>> {
+    let parent_exe = event.parent.as_ref().map_or(&[][..], |parent| &parent.exe);
+    (event.kind() == Kind::Exec).then_some(Likeness {
+        exe: &process.exe,
+        parent_exe,
+        uid: process.credentials.uid,
+    })
 }
 
 /// What an event is about, beyond its process: what sets two matches of one rule on one process apart. A file that is

@@ -97,7 +97,8 @@ pub enum Level {
 
 impl Level {
     /// From low to high.
-    pub const ALL: [Level; 5] = [Level::Informational, Level::Low, Level::Medium, Level::High, Level::Critical];
+    pub const ALL: [Level; 5] =
+        [Level::Informational, Level::Low, Level::Medium, Level::High, Level::Critical];
 
     /// Sigma's word.
     pub fn as_str(self) -> &'static str {
@@ -121,7 +122,10 @@ impl FromStr for Level {
     type Err = UnknownKind;
 
     fn from_str(word: &str) -> Result<Self, UnknownKind> {
-        Level::ALL.into_iter().find(|level| level.as_str() == word).ok_or_else(|| UnknownKind(word.to_owned()))
+        Level::ALL
+            .into_iter()
+            .find(|level| level.as_str() == word)
+            .ok_or_else(|| UnknownKind(word.to_owned()))
     }
 }
 

@@ -142,7 +142,11 @@ impl Books {
 
     /// The lines, by stage, then kind.
     pub fn rows(&self) -> impl Iterator<Item = LedgerRow> + '_ {
-        self.rows.iter().map(|((stage, kind), counts)| LedgerRow { stage: *stage, kind: *kind, counts: counts.clone() })
+        self.rows.iter().map(|((stage, kind), counts)| LedgerRow {
+            stage: *stage,
+            kind: *kind,
+            counts: counts.clone(),
+        })
     }
 
     /// Adds all lines of `other`.
@@ -158,7 +162,12 @@ impl Books {
         let mut faults = Vec::new();
         for ((stage, kind), counts) in &self.rows {
             if !counts.balanced() {
-                faults.push(format!("{} {}: seen {} is not the sum of the rest", stage.as_str(), kind.as_str(), counts.seen));
+                faults.push(format!(
+                    "{} {}: seen {} is not the sum of the rest",
+                    stage.as_str(),
+                    kind.as_str(),
+                    counts.seen
+                ));
             }
             let next = Stage::ALL.iter().copied().find(|later| later > stage && self.holds_stage(*later));
             let Some(next) = next else { continue };
@@ -166,7 +175,11 @@ impl Books {
             if seen != counts.passed {
                 faults.push(format!(
                     "{}: {} passed {}, {} saw {}",
-                    kind.as_str(), stage.as_str(), counts.passed, next.as_str(), seen
+                    kind.as_str(),
+                    stage.as_str(),
+                    counts.passed,
+                    next.as_str(),
+                    seen
                 ));
             }
         }
@@ -183,7 +196,13 @@ mod tests {
     use super::*;
 
     fn counts(seen: u64, passed: u64, dropped: u64, held: u64) -> Counts {
-        Counts { seen, passed, dropped: BTreeMap::from([(DropReason::RingFull, dropped)]), held, ..Counts::default() }
+        Counts {
+            seen,
+            passed,
+            dropped: BTreeMap::from([(DropReason::RingFull, dropped)]),
+            held,
+            ..Counts::default()
+        }
     }
 
     #[test]

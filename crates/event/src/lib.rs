@@ -17,8 +17,8 @@ mod sighting;
 pub use alert::{Alert, AlertTimes, Level, MatchedField, ProcessNode, RuleId};
 pub use clock::{BootNanos, UnixNanos};
 pub use event::{
-    Body, Event, FileAction, FileActivity, Flow, Kind, LoginAttempt, MountActivity, NamespaceActivity, Outcome,
-    PtraceActivity, Transport, UnknownKind,
+    Body, Event, FileAction, FileActivity, Flow, Kind, LoginAttempt, MountActivity, NamespaceActivity,
+    Outcome, PtraceActivity, Transport, UnknownKind,
 };
 pub use ids::{AlertId, BootId, ContainerId, HostId, ParseIdError, ProcessKey, StreamId};
 pub use ledger::{Books, Counts, DropReason, LedgerRow, Stage};

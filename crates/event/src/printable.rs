@@ -58,7 +58,10 @@ fn escape(bytes: &[u8]) -> String {
 /// (Unicode bidirectional controls, UAX #9), and the backslash, which would make the escapes ambiguous.
 fn needs_escape(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\\' | '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{feff}')
+        || matches!(
+            character,
+            '\\' | '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{feff}'
+        )
         || ('\u{202a}'..='\u{202e}').contains(&character)
         || ('\u{2066}'..='\u{2069}').contains(&character)
 }

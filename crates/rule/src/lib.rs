@@ -1,7 +1,10 @@
 //! Sigma rules over events: load, check, route, evaluate. Pure: no file is read here, texts come in and verdicts go out.
 //!
-//! texts → `load.rs` (parse, refuse, report) → `route.rs` (which event kinds a rule can match) → `set.rs` (one engine for
-//! each set of kinds) ← `adapter.rs` (an event as the library sees it) ← `field.rs` (the one table of field names).
+//! ```text
+//! texts → load.rs: parse, refuse, report → route.rs: which event kinds a rule can match
+//!       → rewrite.rs: the rule as each kind meets it → set.rs: one engine for each set of kinds → verdicts
+//! event → adapter.rs: an event as the library sees it, by field.rs: the one table of field names ┘
+//! ```
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +14,7 @@ mod fault;
 mod field;
 mod kinds;
 mod load;
+mod rewrite;
 mod route;
 mod set;
 mod verdict;

@@ -3,10 +3,6 @@
 //! The logsource names a set of kinds. Each of them is then tried against the rule's condition, with every field that such
 //! an event does not have counted as a miss: what is left is where the rule must be asked. The same walk tells why a rule
 //! can never speak. It errs to one side only: a rule may be asked in vain, it is never left out wrongly.
-//!
-//! Then the rule is rewritten for each kind: an item that is true of every event of the kind (`event.kind: exec`,
-//! `type: EXECVE`) says nothing there, and the library's index would take it for the rule's best mark and ask the rule
-//! about every event.
 
 use std::collections::BTreeSet;
 
@@ -64,75 +60,6 @@ pub(crate) fn route(rule: &SigmaRule) -> Route {
         format!("no event has {what}")
     });
     Route { kinds, missing, silent }
-}
-
-/// The rule without what is true of every event of `kind`; `None` when nothing could be left out.
-pub(crate) fn rewritten(rule: &SigmaRule, kind: Kind) -> Option<SigmaRule> {
-    let mut rewritten = rule.clone();
-    let mut changed = false;
-    for detection in rewritten.detection.named.values_mut() {
-        changed |= leave_out(detection, kind);
-    }
-    let all_true = |detection: &Detection| match detection {
-        Detection::AllOf(items) => items.iter().all(|item| always_true(item, kind)),
-        _ => false,
-    };
-    let named = rule.detection.named.iter().filter(|(_, detection)| all_true(detection));
-    let given: Vec<&str> = named.map(|(name, _)| name.as_str()).collect();
-    for condition in &mut rewritten.detection.conditions {
-        changed |= leave_out_of_condition(condition, &given);
-    }
-    changed.then_some(rewritten)
-}
-
-/// Takes selections that are always true out of every `and` that says more.
-fn leave_out_of_condition(condition: &mut ConditionExpr, given: &[&str]) -> bool {
-    let is_given = |part: &ConditionExpr| matches!(part, ConditionExpr::Identifier(name) if given.contains(&name.as_str()));
-    match condition {
-        ConditionExpr::And(parts) => {
-            let before = parts.len();
-            if parts.iter().any(|part| !is_given(part)) {
-                parts.retain(|part| !is_given(part));
-            }
-            let fewer = parts.len() < before;
-            parts.iter_mut().fold(fewer, |changed, part| leave_out_of_condition(part, given) || changed)
-        }
-        ConditionExpr::Or(parts) => {
-            parts.iter_mut().fold(false, |changed, part| leave_out_of_condition(part, given) || changed)
-        }
-        ConditionExpr::Not(part) => leave_out_of_condition(part, given),
-        ConditionExpr::Identifier(_) | ConditionExpr::Selector { .. } => false,
-    }
-}
-
-fn leave_out(detection: &mut Detection, kind: Kind) -> bool {
-    match detection {
-        Detection::AllOf(items) => {
-            let before = items.len();
-            // One item must stay: a selection of nothing is refused.
-            if items.iter().any(|item| !always_true(item, kind)) {
-                items.retain(|item| !always_true(item, kind));
-            }
-            items.len() < before
-        }
-        Detection::AnyOf(parts) | Detection::And(parts) => {
-            parts.iter_mut().fold(false, |changed, part| leave_out(part, kind) || changed)
-        }
-        Detection::Keywords(_) | Detection::ArrayMatch { .. } | Detection::Conditional { .. } => false,
-    }
-}
-
-/// Whether an item asks a field that is the same in all events of the kind for a value that it has.
-fn always_true(item: &DetectionItem, kind: Kind) -> bool {
-    let Some(name) = item.field.name.as_deref().filter(|name| field::same_in_all(name, kind)) else {
-        return false;
-    };
-    let exists = field::kinds_of(name).is_some_and(|kinds| kinds.holds(kind));
-    let words = field::words_of(name, kind).unwrap_or_default();
-    let told = |value: &SigmaValue| {
-        plain(value).is_some_and(|value| words.iter().any(|word| word.eq_ignore_ascii_case(&value)))
-    };
-    exists && item.field.modifiers.is_empty() && item.values.iter().any(told)
 }
 
 /// The kinds a logsource speaks of, or why there are none.
@@ -256,7 +183,7 @@ impl Walk<'_> {
 }
 
 /// A value without wildcards, as text; `None` for one that may stand for many.
-fn plain(value: &SigmaValue) -> Option<String> {
+pub(crate) fn plain(value: &SigmaValue) -> Option<String> {
     match value {
         SigmaValue::String(text) => text.as_plain(),
         other => Some(other.to_string()),
@@ -308,23 +235,6 @@ mod tests {
         );
         assert_eq!(half.missing, ["field `DestinationHostname`"]);
         assert!(half.silent.is_none() && half.kinds.holds(Kind::Connect));
-    }
-
-    #[test]
-    fn what_is_true_of_a_kind_is_left_out_for_it_and_nothing_else() {
-        let text = "title: T\nlogsource: {service: watchfire}\ndetection:\n  a: {event.kind: exec, process.name: x}\n  b: {event.kind: [file_write, exec]}\n  c: {type: EXECVE, a0: id}\n  condition: 1 of them\n";
-        let rule = parse_sigma_yaml(text).unwrap().rules.remove(0);
-        let items = |rule: &SigmaRule, name: &str| match &rule.detection.named[name] {
-            Detection::AllOf(items) => items.len(),
-            other => panic!("{other:?}"),
-        };
-        let exec = rewritten(&rule, Kind::Exec).unwrap();
-        assert_eq!((items(&exec, "a"), items(&exec, "b"), items(&exec, "c")), (1, 1, 1));
-        assert!(rewritten(&rule, Kind::FileWrite).is_none() && rewritten(&rule, Kind::Connect).is_none());
-        let text = "title: T\nlogsource: {service: auditd}\ndetection:\n  e: {type: EXECVE}\n  k: [touch]\n  f: {a0: x}\n  condition: e and k and not (f and e)\n";
-        let rule = parse_sigma_yaml(text).unwrap().rules.remove(0);
-        let exec = rewritten(&rule, Kind::Exec).unwrap();
-        assert_eq!(exec.detection.conditions[0].to_string(), "(k and not (f))");
     }
 
     #[test]

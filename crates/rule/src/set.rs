@@ -12,7 +12,7 @@ use crate::adapter::RuleEvent;
 use crate::correlate::Correlations;
 use crate::kinds::KindSet;
 use crate::load::Accepted;
-use crate::route::rewritten;
+use crate::rewrite::rewritten;
 use crate::verdict::{MATCHED_FIELDS, RuleInfo, Verdict, bounded_value};
 
 /// One slot for each number a kind may have.
@@ -98,10 +98,10 @@ impl RuleSet {
             self.counts.panics += 1;
             return Vec::new();
         };
-        results.into_iter().filter_map(|result| self.verdict(result)).collect()
+        results.into_iter().filter_map(|result| self.verdict(result, event.kind())).collect()
     }
 
-    fn verdict(&self, result: EvaluationResult) -> Option<Verdict> {
+    fn verdict(&self, result: EvaluationResult, kind: Kind) -> Option<Verdict> {
         let rule = Arc::clone(self.infos.get(result.header.rule_id.as_deref()?)?);
         let mut matched = Vec::new();
         match result.body {
@@ -118,6 +118,10 @@ impl RuleSet {
                 let value = format!("{} s", body.timespan_secs);
                 matched.push(MatchedField { name: "correlation.timespan".to_owned(), value });
             }
+        }
+        if matched.is_empty() {
+            // All that it asked for is true of the kind, or it only names what must not be.
+            matched.push(MatchedField { name: "event.kind".to_owned(), value: kind.as_str().to_owned() });
         }
         Some(Verdict { rule, matched })
     }

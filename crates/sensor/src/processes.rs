@@ -496,6 +496,6 @@ mod tests {
         }
         assert!(table.bytes <= limits.bytes);
         assert!(table.get(key(1000, 1)).is_some() && table.get(key(1, 1)).is_none());
-        assert_eq!(table.counts().evicted as usize, 1000 - table.len());
+        assert_eq!(table.counts().evicted, 1000 - table.len() as u64);
     }
 }

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-mod common;
+mod support;
 
 use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{HOSTNAME, Running, alert, attached, event, eventually, exec, process};
 use serde_json::Value;
+use support::{HOSTNAME, Running, alert, attached, event, eventually, exec, process};
 use watchfire_event::{AlertId, Body, FileAction, FileActivity, Level};
 
 /// Arguments as an attacker would choose them: markup, a terminal's escape, a bidirectional override, bytes that are no text.
@@ -87,7 +87,7 @@ fn alerts_are_narrowed_by_level_rule_and_id() {
     assert_eq!(rules("level=high"), ["rule-2", "rule-3"]);
     assert_eq!(rules("rule=rule-1"), ["rule-1"]);
     assert_eq!(rules("since=10m&limit=1"), ["rule-3"]);
-    let id = AlertId::derive(common::stream(1), 2).to_string();
+    let id = AlertId::derive(support::stream(1), 2).to_string();
     let one: Value = serde_json::from_str(&running.get(&format!("/api/v1/alerts/{id}")).body).unwrap();
     assert_eq!(one["id"], id.as_str());
     assert_eq!(one["attack"][0], "T1059.004");
@@ -228,7 +228,7 @@ fn new_alerts_reach_a_feed_and_a_returning_reader_gets_what_it_missed() {
     let mut feed = running.feed("/api/v1/alerts/stream", &[("authorization", &token)]);
     agent.send_alerts(&[alert(1, Level::High, HOSTILE)]);
     let (id, data) = next_event(&mut feed);
-    assert_eq!(id, AlertId::derive(common::stream(1), 1).to_string());
+    assert_eq!(id, AlertId::derive(support::stream(1), 1).to_string());
     assert_eq!(data["rule"]["id"], "rule-1");
     drop(feed);
     agent.send_alerts(&[alert(2, Level::High, b"sh\0"), alert(3, Level::High, b"sh\0")]);
@@ -298,7 +298,7 @@ fn every_page_shows_hostile_text_as_text_in_both_languages() {
     agent.send_alerts(&[bad]);
     agent.acknowledged(batch, 1);
     let cookie = session(&running);
-    let id = AlertId::derive(common::stream(1), 1);
+    let id = AlertId::derive(support::stream(1), 1);
     for (lang, word) in [("en", "Overview"), ("zh", "概览")] {
         for path in ["/", "/alerts", "/events", "/hosts", "/ledger", &format!("/alerts/{id}")] {
             let html = page(&running, &cookie, &format!("{path}?lang={lang}"));

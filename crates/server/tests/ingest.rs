@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-mod common;
+mod support;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-use common::{Running, TestAgent, alert, attached, eventually, exec, hello, receive, send, stream};
+use support::{Running, TestAgent, alert, attached, eventually, exec, hello, receive, send, stream};
 use watchfire_event::{Books, DropReason, Kind, Level, Stage};
 use watchfire_wire::v1;
 

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-mod common;
+mod support;
 
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Running, alert, exec};
+use support::{Running, alert, exec};
 use watchfire_event::Level;
 use watchfire_server::{Endpoint, Server, ServerError, ServerSettings, token_file};
 

@@ -17,5 +17,8 @@ pub mod v1 {
 pub use alerts::{decode_alert, decode_alert_bytes, encode_alert, encode_alert_bytes};
 pub use batch::{BatchBuilder, batch_counts, decode_batch, known_word};
 pub use books::{decode_books, encode_books};
-pub use frame::{FrameError, MAX_FRAME, PROTOCOL, batch_in_frame, decode_agent_frame, frame_around_batch, read_frame, read_raw_frame, write_frame, write_raw_frame};
+pub use frame::{
+    FrameError, MAX_FRAME, PROTOCOL, batch_in_frame, decode_agent_frame, frame_around_batch, read_frame,
+    read_raw_frame, write_frame, write_raw_frame,
+};
 pub use process::ConversionError;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::Value;
-use watchfire_behavior::{BEHAVIORS, Behavior, BehaviorError, Performed, Stage, clean_up_when_interrupted, missing};
+use watchfire_behavior::{
+    BEHAVIORS, Behavior, BehaviorError, Performed, Stage, clean_up_when_interrupted, missing,
+};
 
 use crate::cli::{DemoOptions, Target};
 use crate::client::{Client, list_path};
@@ -79,7 +81,11 @@ fn failed(error: BehaviorError) -> Outcome {
 fn wait_for_alert(client: &Client, rule: &str, performed: &Performed) -> anyhow::Result<Outcome> {
     let path = list_path(
         "/api/v1/alerts",
-        &[("rule", Some(rule.to_owned())), ("since", Some("2m".to_owned())), ("limit", Some("200".to_owned()))],
+        &[
+            ("rule", Some(rule.to_owned())),
+            ("since", Some("2m".to_owned())),
+            ("limit", Some("200".to_owned())),
+        ],
     );
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -106,7 +112,12 @@ fn row(behavior: &Behavior, outcome: &Outcome) -> Vec<Cell> {
         Outcome::Skipped(why) => (format!("skipped: {why}"), None, "-".to_owned()),
         Outcome::Failed(why) => (format!("FAILED: {why}"), Some(Colour::Red), "-".to_owned()),
     };
-    vec![Cell::new(behavior.title.en), Cell::new(behavior.slug), Cell::new(word).coloured(colour), Cell::number(ms)]
+    vec![
+        Cell::new(behavior.title.en),
+        Cell::new(behavior.slug),
+        Cell::new(word).coloured(colour),
+        Cell::number(ms),
+    ]
 }
 
 fn json(behavior: &Behavior, outcome: &Outcome) -> Value {

@@ -19,6 +19,8 @@ use crate::backlog::encode;
 
 /// A batch closes at this weight in bytes, or at [`MAX_AGE`].
 const BATCH_WEIGHT: usize = 128 << 10;
+/// The most alerts in one frame: at 33 processes of a few kilobytes each, far below the limit of a frame.
+const ALERTS_TOGETHER: usize = 16;
 /// How long an event may wait for company.
 const MAX_AGE: Duration = Duration::from_millis(100);
 /// Frames waiting for the writing thread: sixteen full batches.
@@ -44,6 +46,7 @@ pub(crate) struct Outbound {
     next_sequence: u64,
     seen: BTreeMap<Kind, u64>,
     dropped: BTreeMap<Kind, u64>,
+    alerts: Vec<v1::Alert>,
     alerts_dropped: u64,
 }
 
@@ -52,7 +55,8 @@ impl Outbound {
     pub(crate) fn start(link: UnixStream) -> std::io::Result<Self> {
         let shared = Shared::default();
         let for_writer = shared.clone();
-        let writer = thread::Builder::new().name("outbound".into()).spawn(move || write_all(link, &for_writer))?;
+        let writer =
+            thread::Builder::new().name("outbound".into()).spawn(move || write_all(link, &for_writer))?;
         Ok(Outbound {
             shared,
             writer: Some(writer),
@@ -61,6 +65,7 @@ impl Outbound {
             next_sequence: 1,
             seen: BTreeMap::new(),
             dropped: BTreeMap::new(),
+            alerts: Vec::new(),
             alerts_dropped: 0,
         })
     }
@@ -77,12 +82,27 @@ impl Outbound {
         }
     }
 
-    /// Sends one alert ahead of all events. Alerts have as much room again as everything else.
+    /// Takes one alert; it goes with the others of this turn at the next [`Outbound::send_alerts`].
     pub(crate) fn push_alert(&mut self, alert: &Alert) {
-        let frame = encode(Body::Alerts(v1::AlertBatch { alerts: vec![encode_alert(alert)] }));
+        self.alerts.push(encode_alert(alert));
+        // An alert's tree may hold some hundred kilobytes of arguments; a frame must not grow over its limit.
+        if self.alerts.len() >= ALERTS_TOGETHER {
+            self.send_alerts();
+        }
+    }
+
+    /// Sends the alerts of this turn ahead of all events, in one frame: the store makes them durable together. Alerts have
+    /// as much room again as everything else.
+    pub(crate) fn send_alerts(&mut self) {
+        if self.alerts.is_empty() {
+            return;
+        }
+        let alerts = std::mem::take(&mut self.alerts);
+        let count = alerts.len() as u64;
+        let frame = encode(Body::Alerts(v1::AlertBatch { alerts }));
         let mut queue = self.shared.0.lock().expect("no thread panics while it holds the queue");
         if queue.bytes + frame.len() > 2 * QUEUE_BYTES {
-            self.alerts_dropped += 1;
+            self.alerts_dropped += count;
             return;
         }
         queue.bytes += frame.len();
@@ -131,6 +151,7 @@ impl Outbound {
 
     /// Writes out what is queued, and ends the thread.
     pub(crate) fn finish(mut self) {
+        self.send_alerts();
         self.close_batch();
         self.shared.0.lock().expect("no thread panics while it holds the queue").closed = true;
         self.shared.1.notify_one();

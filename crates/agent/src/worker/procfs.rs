@@ -32,7 +32,11 @@ impl ProcessReader for HostProcesses {
         match self.proc.read_process(tgid) {
             Ok(process) => Some(process),
             Err(error) => {
-                debug!(tgid, error = &error as &dyn std::error::Error, "a missed process could not be healed");
+                debug!(
+                    tgid,
+                    error = &error as &dyn std::error::Error,
+                    "a missed process could not be healed"
+                );
                 None
             }
         }

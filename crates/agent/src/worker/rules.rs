@@ -19,8 +19,11 @@ pub(crate) struct LoadedRules {
 
 /// Loads the pack and the directories the settings name. A broken rule is told and left out.
 pub(crate) fn load(settings: &AgentSettings, stream: StreamId, booted: UnixNanos) -> LoadedRules {
-    let detect =
-        DetectSettings { pack: settings.rules.pack, dirs: settings.rules.dirs.clone(), ..DetectSettings::default() };
+    let detect = DetectSettings {
+        pack: settings.rules.pack,
+        dirs: settings.rules.dirs.clone(),
+        ..DetectSettings::default()
+    };
     let loaded = load_rules(&detect);
     for fault in &loaded.faults {
         warn!(%fault, "rule left out");
@@ -28,10 +31,11 @@ pub(crate) fn load(settings: &AgentSettings, stream: StreamId, booted: UnixNanos
     if !loaded.silent.is_empty() {
         info!(count = loaded.silent.len(), "rules that no event of this agent can match");
     }
-    let faults = loaded.faults.iter().take(FAULTS_TOLD).map(|fault| v1::RuleFault {
-        file: fault.file.clone(),
-        error: fault.to_string(),
-    });
+    let faults = loaded
+        .faults
+        .iter()
+        .take(FAULTS_TOLD)
+        .map(|fault| v1::RuleFault { file: fault.file.clone(), error: fault.to_string() });
     let faults = faults.collect();
     let count = u32::try_from(loaded.accepted).unwrap_or(u32::MAX);
     LoadedRules { engine: Engine::new(loaded.rules, &detect, stream, booted), count, faults }

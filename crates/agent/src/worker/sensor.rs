@@ -110,9 +110,14 @@ impl SensorWorker {
     fn wait(&self, incoming: &mut UnixStream) -> Result<bool> {
         let mut fds = vec![PollFd::new(&*incoming, PollFlags::IN)];
         for source in &self.attached.sources {
-            fds.extend(source.descriptors().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            fds.extend(
+                source.descriptors().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+            );
         }
-        let tick = Timespec { tv_sec: 0, tv_nsec: i64::try_from(TICK.as_nanos()).expect("a tick is below a second") };
+        let tick = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::try_from(TICK.as_nanos()).expect("a tick is below a second"),
+        };
         match poll(&mut fds, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll the sources"),
@@ -153,6 +158,7 @@ impl SensorWorker {
         for sighting in ready {
             self.judge(sighting);
         }
+        self.outbound.send_alerts();
         Ok(more)
     }
 
@@ -173,7 +179,8 @@ impl SensorWorker {
         // A loss is told by its source itself; no kernel counter stands behind it.
         let told = self.taken.get(&Kind::Loss).copied().unwrap_or(0);
         if told > 0 {
-            *books.entry(Stage::Kernel, Kind::Loss) = Counts { seen: told, passed: told, ..Counts::default() };
+            *books.entry(Stage::Kernel, Kind::Loss) =
+                Counts { seen: told, passed: told, ..Counts::default() };
         }
         for (kind, seen) in &self.taken {
             let resolved = self.resolved.get(kind).copied().unwrap_or(0);

@@ -81,11 +81,13 @@ impl Attached {
 
     fn processes(&mut self, settings: &AgentSettings) {
         let choice = settings.process_source;
-        let by_ebpf = matches!(choice, ProcessSource::Auto | ProcessSource::Ebpf) && self.ebpf(Object::Process, settings);
+        let by_ebpf = matches!(choice, ProcessSource::Auto | ProcessSource::Ebpf)
+            && self.ebpf(Object::Process, settings);
         if !matches!(choice, ProcessSource::Auto | ProcessSource::Ebpf) {
             self.report(Object::Process.name(), SourceState::Standby, PROCESSES, NOT_CHOSEN.to_owned());
         }
-        let by_audit = !by_ebpf && matches!(choice, ProcessSource::Auto | ProcessSource::Audit) && self.audit();
+        let by_audit =
+            !by_ebpf && matches!(choice, ProcessSource::Auto | ProcessSource::Audit) && self.audit();
         let wanted = matches!(choice, ProcessSource::Auto | ProcessSource::ProcConnector);
         let by_connector = !by_ebpf && !by_audit && wanted && self.proc_connector();
         if !by_audit && !self.reported(AUDIT) {
@@ -150,7 +152,13 @@ impl Attached {
         self.activate("auth log", "logins, accepted and failed", blind, Box::new(source));
     }
 
-    fn activate(&mut self, name: &'static str, gives: &'static str, details: Vec<String>, source: Box<dyn Source>) -> bool {
+    fn activate(
+        &mut self,
+        name: &'static str,
+        gives: &'static str,
+        details: Vec<String>,
+        source: Box<dyn Source>,
+    ) -> bool {
         info!(source = name, "source attached");
         self.sources.push(source);
         self.reports.push(SourceReport { name, state: SourceState::Active, gives, details });

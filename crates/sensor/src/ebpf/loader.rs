@@ -90,7 +90,9 @@ fn open_ring(events: &MapData, size: u32) -> io::Result<Ring> {
 
 /// Fits the object to this kernel's types and makes its maps.
 fn fit(settings: &EbpfSettings, object: Object, image: &Image) -> Result<(Ebpf, u32), EbpfError> {
-    let kernel_types = Btf::from_sys_fs().map_err(|source| EbpfError::NoBtf { source: Box::new(source) })?;
+    let kernel_types = Btf::from_sys_fs().map_err(|error| {
+        refused_or(object, "read the kernel's types", error, |source| EbpfError::NoBtf { source })
+    })?;
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
     let ring_size = settings.ring(object).clamp(page, 1 << 30).next_power_of_two();
     let wake_interval = u64::try_from(settings.wake_interval.as_nanos()).unwrap_or(u64::MAX >> 1);

@@ -39,7 +39,10 @@ fn find(
         let What::Done(body) = &sighting.what else { return None };
         pick(body).filter(|flow| fits(sighting.actor, flow))
     });
-    found.ok_or_else(|| "not told".to_owned())
+    found.ok_or_else(|| {
+        let bodies = watch.seen.iter().map(|sighting| format!("{} {:?}", sighting.actor.tgid, sighting.what));
+        format!("not told; told were {}", bodies.collect::<Vec<_>>().join(" | "))
+    })
 }
 
 fn connect_to(watch: &mut Watch, remote: SocketAddr) -> Result<Flow, String> {

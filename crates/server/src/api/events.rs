@@ -30,33 +30,53 @@ pub(super) async fn list(
     let list = list_of(query.as_deref(), UnixNanos::now(), DEFAULT_LIMIT)?;
     let rows = blocking(&shared, move |shared| shared.stores.events(&list).map_err(ApiError::store)).await?;
     let (sender, receiver) = mpsc::channel(PIECES);
-    // Ends with its last row, or when the reader is gone.
-    tokio::task::spawn_blocking(move || write_rows(rows, &sender));
+    // Ends with the last row, or when the reader is gone.
+    tokio::spawn(hand_on(rows, sender));
     Ok(lines(Body::from_stream(ReceiverStream::new(receiver))))
 }
 
-/// Writes until the last row, or until the reader has gone. A row that cannot be read ends the answer as broken: a list
-/// that lacks rows must not look whole.
-fn write_rows(rows: EventRows, sender: &mpsc::Sender<Piece>) {
-    let mut piece = Vec::with_capacity(PIECE + 4096);
-    for row in rows {
-        let row = match row {
-            Ok(row) => row,
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!(error = format!("{error:#}"), "a list of events broke off");
-                drop(sender.blocking_send(Err(std::io::Error::other(error))));
+/// Reads piece by piece, each on a thread for disks that is given back while a slow reader is waited for. A row that cannot be
+/// read ends the answer as broken: a list that lacks rows must not look whole.
+async fn hand_on(mut rows: EventRows, sender: mpsc::Sender<Piece>) {
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let piece = next_piece(&mut rows);
+            (rows, piece)
+        });
+        let piece = match read.await {
+            Ok((_, Ok(piece))) if piece.is_empty() => return,
+            Ok((rest, piece)) => {
+                rows = rest;
+                piece
+            }
+            Err(panicked) => {
+                tracing::error!(error = %panicked, "a list of events broke off");
+                // The rows are gone with their thread; the reader must learn that this is not all.
+                drop(sender.send(Err(std::io::Error::other(panicked))).await);
                 return;
             }
         };
-        let host = name_or_id(&row.hostname, row.host);
-        piece.extend(json::line(&EventView::new(&row.event, &host, row.time)));
-        if piece.len() >= PIECE && sender.blocking_send(Ok(std::mem::take(&mut piece).into())).is_err() {
+        let broken = piece.is_err();
+        if sender.send(piece).await.is_err() || broken {
             return;
         }
     }
-    if !piece.is_empty() {
-        // A reader that left needs no last piece.
-        drop(sender.blocking_send(Ok(piece.into())));
+}
+
+/// The next lines; empty after the last one.
+fn next_piece(rows: &mut EventRows) -> Piece {
+    let mut piece = Vec::with_capacity(PIECE + 4096);
+    for row in rows {
+        let row = row.map_err(|error| {
+            let error = anyhow::Error::from(error);
+            tracing::error!(error = format!("{error:#}"), "a list of events broke off");
+            std::io::Error::other(error)
+        })?;
+        let host = name_or_id(&row.hostname, row.host);
+        piece.extend(json::line(&EventView::new(&row.event, &host, row.time)));
+        if piece.len() >= PIECE {
+            break;
+        }
     }
+    Ok(piece.into())
 }
