@@ -96,6 +96,8 @@ fn a_corrupt_alert_store_is_named_and_not_thrown_away() -> Result<()> {
     })
 }
 
+const TORN: &[u8] = b"PAR1 and then the power failed";
+
 #[test]
 fn a_torn_file_in_the_lake_costs_no_other_row() -> Result<()> {
     scenario(|| {
@@ -109,7 +111,7 @@ fn a_torn_file_in_the_lake_costs_no_other_row() -> Result<()> {
         let partition =
             lake.first().and_then(|file| file.parent()).context("no Parquet file after an orderly stop")?;
         let torn = partition.join("torn.parquet");
-        fs::write(&torn, b"PAR1 and then the power failed").context("put a torn file there")?;
+        fs::write(&torn, TORN).context("put a torn file there")?;
 
         let up = ground.start()?;
         ensure!(shown(&up, stage.mark())?.is_some(), "the exec is not shown any more:\n{}", up.output());
@@ -122,7 +124,10 @@ fn a_torn_file_in_the_lake_costs_no_other_row() -> Result<()> {
                 .then_some(()))
         })?;
         ensure!(after.is_some(), "a new exec is not shown:\n{}", up.output());
-        ensure!(torn.exists(), "the torn file was removed");
+        // Set aside under a name that says so, and kept.
+        let aside = files_that(&ground.data(), &|path| path.to_string_lossy().contains("torn.parquet"))?;
+        let kept = aside.iter().any(|path| fs::read(path).is_ok_and(|bytes| bytes == TORN));
+        ensure!(kept, "the torn file was removed");
         Ok(())
     })
 }

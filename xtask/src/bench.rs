@@ -55,7 +55,8 @@ enum Name {
 /// Runs what was asked for and writes its part of the page.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |name| options.name.is_none_or(|only| only == name);
-    if wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency) {
+    let started = wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency);
+    if started && std::env::var_os("WATCHFIRE_BIN").is_none() {
         command::run(&mut cargo(&["build", "--release", "--locked", "--package", "watchfire-program"]))?;
     }
     let folder = folder()?;

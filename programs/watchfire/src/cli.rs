@@ -78,6 +78,9 @@ pub(crate) struct UpOptions {
     /// Where console and API listen
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
+    /// Settings of the local agent [default: agent.json in the data directory, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

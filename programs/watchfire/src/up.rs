@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
+use watchfire_agent::AgentSettings;
 use watchfire_server::{Server, ServerHandle, ServerSettings, default_data_dir};
 
 use crate::cli::{AGENT, Target, UpOptions};
@@ -36,8 +37,9 @@ pub(crate) fn run(target: &Target, options: &UpOptions) -> anyhow::Result<()> {
         .context("start waiting for signals")?;
     // Asked for before anything is started, so that an early signal stops it in order too.
     let mut told = signals.block_on(async { Told::new() }).context("wait for signals")?;
+    let config = agent_config(options, &data_dir)?;
     let server = Server::start(ServerSettings::new(&data_dir, options.listen))?;
-    let mut agent = LocalAgent::start(&server, &data_dir);
+    let mut agent = LocalAgent::start(&server, &data_dir, config);
     let waited = announce(&server, &data_dir).map(|()| signals.block_on(told.wait(&mut agent)));
     let agent_stopped = agent.stop(AGENT_STOPS_WITHIN);
     let server_stopped = server.stop(SERVER_STOPS_WITHIN);
@@ -47,6 +49,15 @@ pub(crate) fn run(target: &Target, options: &UpOptions) -> anyhow::Result<()> {
         "not all parts stopped in time; what was acknowledged is stored"
     );
     Ok(())
+}
+
+/// The settings' file, which must be good before anything is started: an agent that refuses it would end at once, and be
+/// started again for ever.
+fn agent_config(options: &UpOptions, data_dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let usual = data_dir.join("agent.json");
+    let config = options.agent_config.clone().or_else(|| usual.exists().then_some(usual));
+    AgentSettings::load(config.as_deref())?;
+    Ok(config)
 }
 
 fn announce(server: &ServerHandle, data_dir: &Path) -> anyhow::Result<()> {
@@ -91,16 +102,18 @@ impl Told {
 struct LocalAgent {
     socket: PathBuf,
     data_dir: PathBuf,
+    config: Option<PathBuf>,
     child: Option<Child>,
     started: Instant,
     pause: Duration,
 }
 
 impl LocalAgent {
-    fn start(server: &ServerHandle, data_dir: &Path) -> Self {
+    fn start(server: &ServerHandle, data_dir: &Path, config: Option<PathBuf>) -> Self {
         let mut agent = LocalAgent {
             socket: server.agent_socket(),
             data_dir: data_dir.to_owned(),
+            config,
             child: None,
             started: Instant::now(),
             pause: FIRST_PAUSE,
@@ -111,7 +124,7 @@ impl LocalAgent {
 
     fn spawn(&mut self) {
         self.started = Instant::now();
-        match spawn_agent(&self.socket, &self.data_dir) {
+        match spawn_agent(&self.socket, &self.data_dir, self.config.as_deref()) {
             Ok(child) => self.child = Some(child),
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "the agent did not start; will retry")
@@ -169,14 +182,13 @@ impl LocalAgent {
 
 /// Starts this executable again as the agent. It holds the read end of a pipe as its stdin, whose other end is this
 /// process': when this process dies, by whatever cause, the agent sees the end of its input and ends too.
-fn spawn_agent(socket: &Path, data_dir: &Path) -> anyhow::Result<Child> {
+fn spawn_agent(socket: &Path, data_dir: &Path, config: Option<&Path>) -> anyhow::Result<Child> {
     let state_dir = data_dir.join("agent");
     fs::create_dir_all(&state_dir).with_context(|| format!("make {}", state_dir.display()))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("watchfire-agent").args(AGENT).arg("run");
     command.arg("--server-socket").arg(socket).arg("--state-dir").arg(&state_dir).arg("--stop-at-stdin-end");
-    let config = data_dir.join("agent.json");
-    if config.exists() {
+    if let Some(config) = config {
         command.arg("--config").arg(config);
     }
     // A group of its own: a Ctrl-C at the terminal is for this process, which then stops the agent in order.

@@ -16,9 +16,9 @@ const METHOD: &str = "# Benchmarks\n\n\
     **Storm.** Two worker processes start a static program that only exits (129 bytes, written by the benchmark) with posix_spawn, wait\n\
     for it, and start the next. Each start has a number of its own and four more arguments. Rounds without and with `watchfire up`\n\
     take turns on the same machine; every round starts `watchfire up` afresh with an empty data directory. After the storm the benchmark\n\
-    waits until the ledger closes with nothing under way, then reads `watchfire events --json --kind exec` and counts the\n\
-    distinct numbers whose arguments are all as given. CPU is user and system time of each process from before the storm until the\n\
-    ledger closed, so storing is part of it. RSS is read every 50 ms; the pages of an eBPF ring are mapped twice and count twice\n\
+    waits until every exec is in the durable log or in the books as dropped and the ledger closes, then reads `watchfire events --json --kind exec` and counts the\n\
+    distinct numbers whose arguments are all as given. CPU is user and system time of each process from before the storm until then,\n\
+    so storing is part of it (writing the Parquet files, which happens later in larger pieces, is not). RSS is read every 50 ms; the pages of an eBPF ring are mapped twice and count twice\n\
     (4 MiB of ring: 8 MiB, as file or shared pages), anonymous memory is what the process itself holds.\n\n\
     **Fallback.** The same with eBPF switched off: the agent hears of processes from the kernel's process connector (netlink) and reads\n\
     the rest from /proc, which a short-lived process has left by then.\n";

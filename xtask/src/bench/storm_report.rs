@@ -23,7 +23,7 @@ pub(super) struct Round {
     pub(super) strange: usize,
     /// Losses by stage, kind and reason.
     pub(super) dropped: BTreeMap<String, u64>,
-    /// Whether the books closed with nothing under way.
+    /// Whether every exec was stored or booked as dropped, and the ledger closed.
     pub(super) balanced: bool,
     pub(super) before: Family,
     pub(super) after: Family,

@@ -1,9 +1,11 @@
 //! `watchfire up` from the release build, on a port and in a data directory of its own.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -20,6 +22,8 @@ use crate::workspace;
 const READY: Duration = Duration::from_secs(30);
 /// For what a start leaves to be done: rules compiled, memory given back.
 const REST: Duration = Duration::from_secs(3);
+/// The books travel at least this often.
+const BOOKS_SENT: Duration = Duration::from_secs(2);
 const STOP: Duration = Duration::from_secs(10);
 
 /// A running `watchfire up`.
@@ -36,14 +40,17 @@ impl Tower {
         if data.exists() {
             fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
         }
-        let config = folder.join("agent.json");
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&data)
+            .with_context(|| format!("create {}", data.display()))?;
+        let config = data.join("agent.json");
         fs::write(&config, settings).with_context(|| format!("write {}", config.display()))?;
         let log = fs::File::create(folder.join("up.log")).context("create up.log")?;
-        let program = workspace::target().join("release/watchfire");
+        let program = program();
         let address = free_address()?;
         let mut command = Command::new(&program);
         command.arg("up").arg("--data-dir").arg(&data).arg("--listen").arg(address.to_string());
-        command.arg("--agent-config").arg(&config);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("clone a file")?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {}", shown(&command)))?;
         let mut tower = Tower { child, program, data };
@@ -84,22 +91,26 @@ impl Tower {
         MemoryWatch::start(family(self.child.id()).into_keys().collect())
     }
 
-    /// Waits until the books close with nothing under way; whether they did in time.
+    /// Waits until every exec that the kernel has seen by now is in the log or in the books as dropped, and the books close;
+    /// whether that came in time.
     pub(super) fn wait_until_stored(&self, patience: Duration) -> Result<bool> {
+        thread::sleep(BOOKS_SENT);
+        let seen =
+            self.ledger()?.iter().filter(|row| is_exec(row)).filter_map(|row| row["seen"].as_u64()).max();
+        let seen = seen.context("the ledger has no line for exec")?;
         let deadline = Instant::now() + patience;
-        let mut closed = 0;
-        // The books are sent every second or so: one balance may be that of the time before the storm.
-        while closed < 3 {
+        loop {
             let ledger = self.ledger()?;
             let balanced = ledger.iter().any(|row| row["balanced"] == true);
-            let held: u64 = ledger.iter().filter_map(|row| row["held"].as_u64()).sum();
-            closed = if balanced && held == 0 { closed + 1 } else { 0 };
+            let ended: u64 = ledger.iter().filter(|row| is_exec(row)).map(ended_at).sum();
+            if balanced && ended >= seen {
+                return Ok(true);
+            }
             if Instant::now() > deadline {
                 return Ok(false);
             }
-            thread::sleep(Duration::from_secs(1));
+            thread::sleep(BOOKS_SENT);
         }
-        Ok(true)
     }
 
     /// What was dropped, by stage, kind and reason.
@@ -186,6 +197,28 @@ impl Drop for Tower {
     }
 }
 
+/// The program under test: `WATCHFIRE_BIN`, or the release build.
+pub(super) fn program() -> PathBuf {
+    env::var_os("WATCHFIRE_BIN").map_or_else(|| workspace::target().join("release/watchfire"), PathBuf::from)
+}
+
+fn is_exec(row: &Value) -> bool {
+    row["kind"] == "exec"
+}
+
+/// How many events went no further than this line's stage: what the log took is durable, and no other stage keeps.
+fn ended_at(row: &Value) -> u64 {
+    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    match row["stage"].as_str() {
+        Some("log") => count(&row["seen"]),
+        Some("lake") | None => 0,
+        Some(_) => {
+            let dropped = row["dropped"].as_object().into_iter().flatten().map(|(_, number)| count(number));
+            count(&row["filtered"]) + dropped.sum::<u64>()
+        }
+    }
+}
+
 fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     listener.local_addr().context("the address of a listener")
@@ -202,4 +235,16 @@ fn healthy(address: SocketAddr) -> bool {
         Ok(String::from_utf8_lossy(&head).into_owned())
     };
     answer().is_ok_and(|head| head == "HTTP/1.1 200")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exec_ends_in_the_log_or_where_it_is_dropped() {
+        let row = |stage: &str| serde_json::json!({ "stage": stage, "kind": "exec", "seen": 10, "filtered": 1, "held": 2, "dropped": { "queue_full": 3 } });
+        assert!(is_exec(&row("log")));
+        assert_eq!([ended_at(&row("kernel")), ended_at(&row("log")), ended_at(&row("lake"))], [4, 10, 0]);
+    }
 }

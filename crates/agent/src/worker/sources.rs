@@ -63,6 +63,9 @@ const NOT_CHOSEN: &str = "would work; another source is in use, or the settings 
 
 /// Attaches what the settings ask for and the host allows. A source that does not attach is a report, never an error.
 pub(crate) fn attach(settings: &AgentSettings) -> Attached {
+    if !rustix::process::geteuid().is_root() {
+        warn!("not running as root: eBPF, audit and secrets need it; `watchfire sources` tells what is left");
+    }
     let mut attached = Attached { sources: Vec::new(), reports: Vec::new() };
     attached.processes(settings);
     for object in OBJECTS.iter().copied().filter(|object| *object != Object::Process) {

@@ -40,6 +40,8 @@ struct HostView {
     online: bool,
     sensors_attached: bool,
     rules_loaded: u32,
+    /// Rules that were left out, and why.
+    rule_faults: Vec<FaultView>,
     alerts_dropped: u64,
     processes_healed: u64,
     processes_unknown: u64,
@@ -47,6 +49,12 @@ struct HostView {
     last_seen: String,
     booted: Option<String>,
     processes: Vec<UseView>,
+}
+
+#[derive(Debug, Serialize)]
+struct FaultView {
+    file: String,
+    error: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +80,7 @@ pub(super) async fn hosts(State(shared): State<Arc<Shared>>) -> Result<Response,
             online: agent.is_some_and(AgentState::online),
             sensors_attached: status.is_some_and(|status| status.sensors_attached),
             rules_loaded: status.map_or(0, |status| status.rules_loaded),
+            rule_faults: status.map(faults).unwrap_or_default(),
             alerts_dropped: status.map_or(0, |status| status.alerts_dropped),
             processes_healed: status.map_or(0, |status| status.processes_healed),
             processes_unknown: status.map_or(0, |status| status.processes_unknown),
@@ -83,6 +92,14 @@ pub(super) async fn hosts(State(shared): State<Arc<Shared>>) -> Result<Response,
         body.extend(json::line(&view));
     }
     Ok(lines(body))
+}
+
+fn faults(status: &watchfire_wire::v1::Status) -> Vec<FaultView> {
+    let view = |fault: &watchfire_wire::v1::RuleFault| FaultView {
+        file: safe(&fault.file),
+        error: safe(&fault.error),
+    };
+    status.rule_faults.iter().map(view).collect()
 }
 
 fn uses(status: &watchfire_wire::v1::Status) -> Vec<UseView> {
