@@ -21,8 +21,8 @@ pub trait ProcessReader {
     /// The record of a live process, or `None` when it is gone.
     fn read(&mut self, tgid: u32) -> Option<Process>;
 
-    /// The container a cgroup belongs to.
-    fn container(&mut self, cgroup: u64) -> Option<ContainerId>;
+    /// The container a cgroup belongs to; `member` is a process that was in it a moment ago.
+    fn container(&mut self, cgroup: u64, member: u32) -> Option<ContainerId>;
 }
 
 /// Bounds of the table.
@@ -187,7 +187,7 @@ impl<R: ProcessReader> ProcessTable<R> {
         image.key = image.key.on_tick();
         image.parent = image.parent.map(ProcessKey::on_tick);
         if image.container.is_none() {
-            image.container = self.reader.container(image.cgroup);
+            image.container = self.reader.container(image.cgroup, image.key.tgid);
         }
         let known_parent = self.find(image.key).and_then(|entry| entry.parent.clone());
         let parent = match known_parent {
@@ -376,7 +376,7 @@ mod tests {
             self.0.get(&tgid).cloned()
         }
 
-        fn container(&mut self, _cgroup: u64) -> Option<ContainerId> {
+        fn container(&mut self, _cgroup: u64, _member: u32) -> Option<ContainerId> {
             None
         }
     }

@@ -1,5 +1,6 @@
 //! The process table's window to this host.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use tracing::debug;
@@ -10,15 +11,24 @@ use watchfire_sensor::ProcessReader;
 /// The most processes taken in at start; one beyond it is healed when it acts.
 const SNAPSHOT_LIMIT: usize = 8192;
 
+/// The most cgroups whose container is remembered; then all are asked again.
+const CGROUPS_KEPT: usize = 4096;
+
 /// /proc and the cgroup tree of this host.
 pub(crate) struct HostProcesses {
     proc: ProcReader,
     cgroups: Cgroups,
+    // By cgroup id, which the kernel does not use again while it runs.
+    containers: HashMap<u64, Option<ContainerId>>,
 }
 
 impl HostProcesses {
     pub(crate) fn new() -> Self {
-        HostProcesses { proc: ProcReader::new("/proc"), cgroups: Cgroups::new(Path::new("/proc")) }
+        HostProcesses {
+            proc: ProcReader::new("/proc"),
+            cgroups: Cgroups::new(Path::new("/proc")),
+            containers: HashMap::new(),
+        }
     }
 
     /// Every process that runs now.
@@ -42,7 +52,18 @@ impl ProcessReader for HostProcesses {
         }
     }
 
-    fn container(&mut self, cgroup: u64) -> Option<ContainerId> {
-        self.cgroups.container(cgroup)
+    /// Of a cgroup not met before, a member tells at the cost of a few small files; only when that one is gone already is
+    /// the tree walked, which happens once a second at most.
+    fn container(&mut self, cgroup: u64, member: u32) -> Option<ContainerId> {
+        if let Some(known) = self.containers.get(&cgroup) {
+            return known.clone();
+        }
+        let told = self.proc.read_process(member).ok().filter(|process| process.cgroup == cgroup);
+        let Some(process) = told else { return self.cgroups.container(cgroup) };
+        if self.containers.len() >= CGROUPS_KEPT {
+            self.containers.clear();
+        }
+        self.containers.insert(cgroup, process.container.clone());
+        process.container
     }
 }
