@@ -32,7 +32,8 @@ fn own_faults(books: &Books) -> Vec<String> {
     books.faults()
 }
 
-fn totals(books: &Books) -> String {
+/// Each kind's seen = passed + dropped + held.
+pub(crate) fn totals(books: &Books) -> String {
     let rows = books.rows().map(|row| {
         let counts = &row.counts;
         format!(

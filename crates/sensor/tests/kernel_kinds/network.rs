@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use watchfire_event::{Actor, Body, Flow, Outcome, Transport, What};
 
+use crate::books::totals;
 use crate::child::{fork, wait};
 use crate::watch::{Report, Watch, same};
 
@@ -41,7 +42,8 @@ fn find(
     });
     found.ok_or_else(|| {
         let bodies = watch.seen.iter().map(|sighting| format!("{} {:?}", sighting.actor.tgid, sighting.what));
-        format!("not told; told were {}", bodies.collect::<Vec<_>>().join(" | "))
+        let told = bodies.collect::<Vec<_>>().join(" | ");
+        format!("not told; told were {told}; books {}", totals(&watch.source.books()))
     })
 }
 
