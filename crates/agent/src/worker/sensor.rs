@@ -29,6 +29,9 @@ use crate::settings::AgentSettings;
 const TICK: Duration = Duration::from_millis(50);
 /// The most sightings taken from one source before the others have their turn.
 const TURN: usize = 1024;
+/// After a turn that took something the next wait is this short: the kernel side wakes a reader at most every 20 ms, and what
+/// it wrote since is not announced.
+const BUSY_TICK: Duration = Duration::from_millis(20);
 const BOOKS_EVERY: Duration = Duration::from_secs(1);
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
@@ -81,13 +84,38 @@ struct SensorWorker {
     resolved: BTreeMap<Kind, u64>,
 }
 
+/// What a turn brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Nothing,
+    Something,
+    /// A source has more than its turn.
+    More,
+}
+
+impl Turn {
+    fn of(count: usize) -> Turn {
+        match count {
+            0 => Turn::Nothing,
+            TURN.. => Turn::More,
+            _ => Turn::Something,
+        }
+    }
+}
+
 impl SensorWorker {
     fn run(mut self, mut incoming: UnixStream) -> Result<()> {
         let mut books_due = Instant::now() + BOOKS_EVERY;
         let mut status_due = Instant::now() + STATUS_EVERY;
+        let mut idle = false;
         loop {
-            let stop = self.wait(&mut incoming)? || self.outbound.broken();
-            while self.turn()? && !stop {}
+            let longest = if idle { TICK } else { BUSY_TICK };
+            let stop = self.wait(&mut incoming, longest)? || self.outbound.broken();
+            let mut turn = self.turn()?;
+            idle = turn == Turn::Nothing;
+            while turn == Turn::More && !stop {
+                turn = self.turn()?;
+            }
             self.outbound.tick();
             let now = Instant::now();
             if stop || now >= books_due {
@@ -107,7 +135,7 @@ impl SensorWorker {
     }
 
     /// Waits for a source or the tick; whether the master asked to stop.
-    fn wait(&self, incoming: &mut UnixStream) -> Result<bool> {
+    fn wait(&self, incoming: &mut UnixStream, longest: Duration) -> Result<bool> {
         let mut fds = vec![PollFd::new(&*incoming, PollFlags::IN)];
         for source in &self.attached.sources {
             fds.extend(
@@ -116,7 +144,7 @@ impl SensorWorker {
         }
         let tick = Timespec {
             tv_sec: 0,
-            tv_nsec: i64::try_from(TICK.as_nanos()).expect("a tick is below a second"),
+            tv_nsec: i64::try_from(longest.as_nanos()).expect("a tick is below a second"),
         };
         match poll(&mut fds, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -130,9 +158,9 @@ impl SensorWorker {
         Ok(incoming.read(&mut byte).map_or(true, |count| count == 0))
     }
 
-    /// Takes a turn at every source, and resolves what can be; whether a source still has more.
-    fn turn(&mut self) -> Result<bool> {
-        let mut more = false;
+    /// Takes a turn at every source, and resolves what can be.
+    fn turn(&mut self) -> Result<Turn> {
+        let mut outcome = Turn::Nothing;
         // The source of processes is drained last, so that whatever another source saw, its process is known; and when
         // it could not be drained to its end, later sightings wait.
         let mut horizon = None;
@@ -146,7 +174,7 @@ impl SensorWorker {
                 pending.push(sighting);
             });
             let count = drained.with_context(|| format!("drain {}", source.name()))?;
-            more |= count >= TURN;
+            outcome = outcome.max(Turn::of(count));
             horizon = if count >= TURN { last } else { None };
         }
         self.pending.sort_by_key(|sighting| sighting.at);
@@ -159,7 +187,7 @@ impl SensorWorker {
             self.judge(sighting);
         }
         self.outbound.send_alerts();
-        Ok(more)
+        Ok(outcome)
     }
 
     fn judge(&mut self, sighting: Sighting) {

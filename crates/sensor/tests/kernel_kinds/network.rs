@@ -43,7 +43,7 @@ fn find(
     found.ok_or_else(|| {
         let bodies = watch.seen.iter().map(|sighting| format!("{} {:?}", sighting.actor.tgid, sighting.what));
         let told = bodies.collect::<Vec<_>>().join(" | ");
-        format!("not told; told were {told}; books {}", totals(&watch.source.books()))
+        format!("not told; told were {told}; books {}", totals(&watch.books()))
     })
 }
 
