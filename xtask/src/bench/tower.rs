@@ -22,8 +22,8 @@ use crate::workspace;
 const READY: Duration = Duration::from_secs(30);
 /// For what a start leaves to be done: rules compiled, memory given back.
 const REST: Duration = Duration::from_secs(3);
-/// The books travel at least this often.
-const BOOKS_SENT: Duration = Duration::from_secs(2);
+/// Between two looks at the ledger.
+const LOOK: Duration = Duration::from_millis(250);
 const STOP: Duration = Duration::from_secs(10);
 
 /// A running `watchfire up`.
@@ -94,11 +94,14 @@ impl Tower {
     /// Waits until every exec that the kernel has seen by now is in the log or in the books as dropped, and the books close;
     /// whether that came in time.
     pub(super) fn wait_until_stored(&self, patience: Duration) -> Result<bool> {
-        thread::sleep(BOOKS_SENT);
-        let seen =
-            self.ledger()?.iter().filter(|row| is_exec(row)).filter_map(|row| row["seen"].as_u64()).max();
-        let seen = seen.context("the ledger has no line for exec")?;
         let deadline = Instant::now() + patience;
+        let seen = self
+            .fresh_books(deadline)?
+            .iter()
+            .filter(|row| is_exec(row))
+            .filter_map(|row| row["seen"].as_u64())
+            .max();
+        let seen = seen.context("the ledger has no line for exec")?;
         loop {
             let ledger = self.ledger()?;
             let balanced = ledger.iter().any(|row| row["balanced"] == true);
@@ -109,7 +112,28 @@ impl Tower {
             if Instant::now() > deadline {
                 return Ok(false);
             }
-            thread::sleep(BOOKS_SENT);
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Books of which every part was written after this call: the second that are newer than those which are there now.
+    fn fresh_books(&self, deadline: Instant) -> Result<Vec<Value>> {
+        let mut newer = 0;
+        let mut last = written(&self.ledger()?);
+        loop {
+            let ledger = self.ledger()?;
+            let time = written(&ledger);
+            if time != last {
+                newer += 1;
+                last = time;
+            }
+            if newer == 2 {
+                return Ok(ledger);
+            }
+            if Instant::now() > deadline {
+                bail!("no new books came from the agent");
+            }
+            thread::sleep(LOOK);
         }
     }
 
@@ -200,6 +224,11 @@ impl Drop for Tower {
 /// The program under test: `WATCHFIRE_BIN`, or the release build.
 pub(super) fn program() -> PathBuf {
     env::var_os("WATCHFIRE_BIN").map_or_else(|| workspace::target().join("release/watchfire"), PathBuf::from)
+}
+
+/// When the oldest part of the books was written.
+fn written(ledger: &[Value]) -> Option<String> {
+    ledger.iter().find_map(|row| row["time"].as_str().map(str::to_owned))
 }
 
 fn is_exec(row: &Value) -> bool {

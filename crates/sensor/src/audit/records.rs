@@ -134,11 +134,14 @@ impl Arguments {
     fn push(&mut self, value: &[u8]) {
         let room = MAX_ARGV - self.bytes.len().min(MAX_ARGV);
         let quoted = value.first() == Some(&b'"');
-        self.length += if quoted { value.len().saturating_sub(2) } else { value.len() / 2 } as u64;
+        let length = if quoted { value.len().saturating_sub(2) } else { value.len() / 2 };
         // Two digits for each byte that still has room, no more is decoded.
         let part = if quoted { value } else { &value[..value.len().min(room * 2)] };
         let plain = plain(part);
-        self.bytes.extend_from_slice(&plain[..plain.len().min(room)]);
+        let kept = &plain[..plain.len().min(room)];
+        // A value whose second quote is missing is one longer than it looks.
+        self.length += length.max(kept.len()) as u64;
+        self.bytes.extend_from_slice(kept);
     }
 }
 
@@ -281,6 +284,14 @@ mod tests {
         }
         arguments.close();
         assert_eq!((arguments.bytes.len(), arguments.length), (MAX_ARGV, 50_001));
+    }
+
+    #[test]
+    fn never_more_is_kept_than_is_counted() {
+        let mut arguments = Arguments::default();
+        arguments.add(b"a0=\"x a1=\" a2=xy");
+        arguments.close();
+        assert_eq!((arguments.bytes.as_slice(), arguments.length), (&b"x\0\0\0"[..], 5));
     }
 
     #[test]
