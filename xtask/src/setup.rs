@@ -41,6 +41,7 @@ const NEEDS: &[Need] = &[
         "compiles bpf/*.bpf.c again to compare with the objects in bpf/objects",
     ),
     program("llvm-strip-19", "llvm-19", "llvm", "strips those objects"),
+    program("git", "git", "git", "lists the files whose style is checked"),
     program("bash", "bash", "bash", "performs reverse shells over /dev/tcp"),
     program("socat", "socat", "socat", "performs a reverse shell"),
     program("nc.openbsd", "netcat-openbsd", "netcat", "performs a reverse shell through a FIFO"),

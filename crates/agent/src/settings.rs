@@ -72,15 +72,15 @@ pub struct RawSettings {
     pub process_source: ProcessSource,
     /// See [`ModuleWatch`].
     pub modules: ModuleWatch,
-    /// See [`RawRings`].
+    /// Sizes of the kernel's rings.
     pub rings: RawRings,
-    /// See [`RawFiles`].
+    /// Which files are watched.
     pub files: RawFiles,
-    /// See [`RawRules`].
+    /// Where rules come from.
     pub rules: RawRules,
-    /// See [`RawLogins`].
+    /// Where logins are read.
     pub logins: RawLogins,
-    /// See [`RawUplink`].
+    /// The way to the server.
     pub uplink: RawUplink,
 }
 
