@@ -13,7 +13,7 @@ use super::root_prefix;
 use crate::command::{cargo, output, shown};
 
 /// A reason that no excuse is good enough for when this is root on a kernel with BTF.
-const MUST_RUN_AS_ROOT: [&str; 4] = ["root", "ebpf", "bpf", "privilege"];
+const MUST_RUN_AS_ROOT: [&str; 5] = ["needs root", "must be root", "not root", "ebpf", "not permitted"];
 
 /// Runs `cargo test` for these targets, as root, and returns the sums.
 pub(super) fn test(targets: &[&str]) -> Result<String> {
@@ -26,7 +26,7 @@ pub(super) fn test(targets: &[&str]) -> Result<String> {
     }
     let sums = report.sums();
     if !success {
-        bail!("{sums}: {}", shown(&command));
+        bail!("{sums} ({}): {}", report.broken.join(", "), shown(&command));
     }
     if report.passed == 0 {
         bail!("no test ran: {}", shown(&command));
@@ -100,6 +100,8 @@ struct Report {
     /// Inside the output of tests that passed.
     hidden: bool,
     skipped: Vec<String>,
+    /// Names of tests that failed.
+    broken: Vec<String>,
 }
 
 impl Report {
@@ -108,6 +110,9 @@ impl Report {
         let text = line.trim();
         if text.starts_with("skipped:") && !self.skipped.iter().any(|known| known == text) {
             self.skipped.push(text.to_owned());
+        }
+        if let Some(name) = text.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.broken.push(name.to_owned());
         }
         if text == "successes:" {
             self.hidden = true;
@@ -165,15 +170,18 @@ mod tests {
     #[test]
     fn what_failing_tests_said_is_shown() {
         let (report, shown) = read(
-            "successes:\n\nchatter\n\nfailures:\n\n---- b stdout ----\npanicked\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored;",
+            "test b ... FAILED\nsuccesses:\n\nchatter\n\nfailures:\n\n---- b stdout ----\npanicked\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored;",
         );
-        assert_eq!((report.passed, report.failed), (1, 1));
+        assert_eq!((report.passed, report.failed, report.broken), (1, 1, vec!["b".to_owned()]));
         assert!(shown.contains("panicked") && !shown.contains("chatter"), "{shown}");
     }
 
     #[test]
     fn a_skip_for_want_of_root_is_no_excuse_for_root() {
         assert!(is_lame("skipped: needs root") && is_lame("skipped: eBPF refused"));
-        assert!(!is_lame("skipped: socat is not installed"));
+        assert!(
+            !is_lame("skipped: socat is not installed")
+                && !is_lame("skipped: privilege_gained: no way to do it")
+        );
     }
 }
