@@ -21,6 +21,8 @@ mod tower;
 mod usage;
 
 pub(crate) use storm::StormWorker;
+#[cfg(test)]
+pub(crate) use tiny::tests::alone;
 
 use storm::Storm;
 

@@ -95,6 +95,7 @@ mod tests {
 
     #[test]
     fn a_failing_command_is_named() {
+        let _alone = crate::bench::alone();
         let error = run(Command::new("false").arg("x y")).unwrap_err();
         assert!(error.to_string().ends_with("false 'x y'"), "{error}");
         assert!(

@@ -121,6 +121,7 @@ mod tests {
 
     #[test]
     fn the_closure_of_this_workspace_is_known() {
+        let _alone = crate::bench::alone();
         let packages = Packages::load().unwrap();
         let event = packages.own().find(|package| package.name == "watchfire-event").unwrap();
         assert!(packages.closure(event).contains("thiserror"));

@@ -157,6 +157,7 @@ mod tests {
 
     #[test]
     fn a_worker_starts_its_share_and_names_what_fails() {
+        let _alone = tiny::tests::alone();
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("tiny");
         tiny::write(&program).unwrap();

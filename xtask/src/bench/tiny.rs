@@ -54,11 +54,21 @@ pub(super) fn image() -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// A child that another thread starts meanwhile holds a copy of the descriptor that writes the program, which then
+    /// cannot be run ("text file busy"): tests that write programs or start any take turns.
+    pub(crate) fn alone() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn the_program_runs_and_says_zero() {
+        let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny");
         write(&path).unwrap();

@@ -142,6 +142,7 @@ mod tests {
 
     #[test]
     fn a_family_holds_children_and_their_cost() {
+        let _alone = crate::bench::alone();
         let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         thread::sleep(Duration::from_millis(300));
         let family = family(std::process::id());
