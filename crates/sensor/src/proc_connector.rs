@@ -462,9 +462,13 @@ mod tests {
         // The smallest buffer the kernel allows, and nobody reads.
         source.socket.widen(0);
         // Each CPU has to speak before, so that its numbers are known, and after, so that its gap shows.
+        let cpus = std::thread::available_parallelism().unwrap().get();
         let every_cpu_speaks = |source: &mut ProcConnector| {
-            for _ in 0..20 {
-                Command::new("sh").args(["-c", "/bin/true & /bin/true & wait"]).status().unwrap();
+            for round in 0..20 * cpus {
+                // Bound to one CPU each: on a busy machine one could stay silent otherwise.
+                let cpu = (round % cpus).to_string();
+                let bound = ["-c", &cpu, "sh", "-c", "/bin/true & /bin/true & wait"];
+                assert!(Command::new("taskset").args(bound).status().unwrap().success());
                 while source.drain(1000, &mut |_| {}).unwrap() > 0 {}
             }
         };
