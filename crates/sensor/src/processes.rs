@@ -1,10 +1,11 @@
 //! The process table: who is behind a sighting, and who is above them.
 //!
-//! Every process has one key and one record per image. A fork copies its parent's record, an exec replaces it, an exit
-//! ends it, but a record stays while a child needs it as its parent, and for a short while after, because fanotify and
+//! Every process has one key and one record per image. A fork stands for a copy of its parent's record, which is made only when
+//! somebody asks for it (most children call exec first), an exec replaces it, an exit ends it, but a record stays while a child needs it as its parent, and for a short while after, because fanotify and
 //! login sightings arrive a little later than the rings' ones. A process that was missed is healed from /proc at its next
 //! sighting. Memory is bounded by construction: a budget in bytes, and a cap on the dead.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -54,10 +55,59 @@ pub struct TableCounts {
 }
 
 struct Entry {
-    process: Arc<Process>,
+    key: ProcessKey,
+    record: Record,
     parent: Option<Arc<Process>>,
     children: u32,
     ended: bool,
+}
+
+enum Record {
+    Known(Arc<Process>),
+    Forked(Forked),
+}
+
+/// A child that has not called exec: its parent's image under its own key, copied when first asked for.
+struct Forked {
+    parent: Arc<Process>,
+    child: ProcessKey,
+    ns_tgid: u32,
+    at: BootNanos,
+    copy: OnceCell<Arc<Process>>,
+}
+
+impl Entry {
+    fn process(&self) -> &Arc<Process> {
+        match &self.record {
+            Record::Known(process) => process,
+            Record::Forked(forked) => forked.copy.get_or_init(|| Arc::new(forked.process())),
+        }
+    }
+
+    /// What it takes of the budget; a child that is not copied yet as if it were, so that the copy breaks no bound.
+    fn cost(&self) -> usize {
+        match &self.record {
+            Record::Known(process) => cost(process),
+            Record::Forked(forked) => cost(&forked.parent),
+        }
+    }
+}
+
+impl Forked {
+    fn process(&self) -> Process {
+        let origin = match self.parent.origin {
+            ProcessOrigin::Unknown => ProcessOrigin::Unknown,
+            _ => ProcessOrigin::Fork,
+        };
+        Process {
+            key: self.child,
+            parent: Some(self.parent.key),
+            origin,
+            since: self.at,
+            ns_tgid: self.ns_tgid,
+            ..Process::clone(&self.parent)
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -98,10 +148,10 @@ impl<R: ProcessReader> ProcessTable<R> {
         let parents: Vec<(u32, ProcessKey)> = self
             .entries
             .values()
-            .filter_map(|entry| Some((entry.process.key.tgid, entry.process.parent?)))
+            .filter_map(|entry| Some((entry.key.tgid, entry.process().parent?)))
             .collect();
         for (tgid, parent) in parents {
-            let parent = self.find(parent).map(|entry| entry.process.clone());
+            let parent = self.find(parent).map(|entry| entry.process().clone());
             if let (Some(parent), Some(entry)) = (parent, self.entries.get_mut(&tgid))
                 && entry.parent.is_none()
             {
@@ -154,7 +204,7 @@ impl<R: ProcessReader> ProcessTable<R> {
 
     /// The record of a live or recently ended process.
     pub fn get(&self, key: ProcessKey) -> Option<&Arc<Process>> {
-        self.find(key).map(|entry| &entry.process)
+        self.find(key).map(Entry::process)
     }
 
     /// How many records are held.
@@ -173,7 +223,7 @@ impl<R: ProcessReader> ProcessTable<R> {
     }
 
     fn find(&self, key: ProcessKey) -> Option<&Entry> {
-        self.entries.get(&key.tgid).filter(|entry| entry.process.key == key.on_tick())
+        self.entries.get(&key.tgid).filter(|entry| entry.key == key.on_tick())
     }
 
     fn parent_of(&self, process: &Process) -> Option<Arc<Process>> {
@@ -202,28 +252,18 @@ impl<R: ProcessReader> ProcessTable<R> {
     }
 
     fn fork(&mut self, parent: &Arc<Process>, child: ProcessKey, child_ns_tgid: u32, at: BootNanos) {
-        let record = Process {
-            key: child,
-            parent: Some(parent.key),
-            origin: if parent.origin == ProcessOrigin::Unknown {
-                ProcessOrigin::Unknown
-            } else {
-                ProcessOrigin::Fork
-            },
-            since: at,
-            ns_tgid: child_ns_tgid,
-            ..Process::clone(parent)
-        };
-        self.insert(record, Some(parent.clone()));
+        let forked =
+            Forked { parent: parent.clone(), child, ns_tgid: child_ns_tgid, at, copy: OnceCell::new() };
+        self.put(child, Record::Forked(forked), Some(parent.clone()));
     }
 
     fn actor(&mut self, actor: Actor) -> (Arc<Process>, Option<Arc<Process>>) {
         let known = self.entries.get(&actor.tgid).filter(|entry| match actor.started {
-            Some(started) => entry.process.key == ProcessKey { tgid: actor.tgid, started }.on_tick(),
+            Some(started) => entry.key == ProcessKey { tgid: actor.tgid, started }.on_tick(),
             None => true,
         });
         let process = match known {
-            Some(entry) => entry.process.clone(),
+            Some(entry) => entry.process().clone(),
             None => self.heal(actor),
         };
         let parent = self.parent_of(&process);
@@ -262,13 +302,17 @@ impl<R: ProcessReader> ProcessTable<R> {
     }
 
     fn insert(&mut self, process: Process, parent: Option<Arc<Process>>) -> Arc<Process> {
-        let key = process.key;
         let process = Arc::new(process);
+        self.put(process.key, Record::Known(process.clone()), parent);
+        process
+    }
+
+    fn put(&mut self, key: ProcessKey, record: Record, parent: Option<Arc<Process>>) {
         let mut children = 0;
         let mut had_parent = None;
         if let Some(earlier) = self.entries.remove(&key.tgid) {
-            self.bytes -= cost(&earlier.process);
-            if earlier.process.key == key {
+            self.bytes -= earlier.cost();
+            if earlier.key == key {
                 children = earlier.children;
                 had_parent = earlier.parent.map(|parent| parent.key);
             } else if let Some(parent) = earlier.parent {
@@ -289,14 +333,14 @@ impl<R: ProcessReader> ProcessTable<R> {
                 }
             }
         }
-        self.bytes += cost(&process);
-        self.entries.insert(key.tgid, Entry { process: process.clone(), parent, children, ended: false });
+        let entry = Entry { key, record, parent, children, ended: false };
+        self.bytes += entry.cost();
+        self.entries.insert(key.tgid, entry);
         self.shrink();
-        process
     }
 
     fn end(&mut self, key: ProcessKey) {
-        if let Some(entry) = self.entries.get_mut(&key.tgid).filter(|entry| entry.process.key == key) {
+        if let Some(entry) = self.entries.get_mut(&key.tgid).filter(|entry| entry.key == key) {
             entry.ended = true;
             if entry.children == 0 {
                 self.dead.push_back(key);
@@ -317,20 +361,20 @@ impl<R: ProcessReader> ProcessTable<R> {
 
     fn remove(&mut self, key: ProcessKey) {
         let Some(entry) = self.entries.remove(&key.tgid) else { return };
-        self.bytes -= cost(&entry.process);
+        self.bytes -= entry.cost();
         if let Some(parent) = entry.parent {
             self.release(parent.key);
         }
     }
 
     fn adopt(&mut self, parent: ProcessKey) {
-        if let Some(entry) = self.entries.get_mut(&parent.tgid).filter(|entry| entry.process.key == parent) {
+        if let Some(entry) = self.entries.get_mut(&parent.tgid).filter(|entry| entry.key == parent) {
             entry.children += 1;
         }
     }
 
     fn release(&mut self, parent: ProcessKey) {
-        if let Some(entry) = self.entries.get_mut(&parent.tgid).filter(|entry| entry.process.key == parent) {
+        if let Some(entry) = self.entries.get_mut(&parent.tgid).filter(|entry| entry.key == parent) {
             entry.children = entry.children.saturating_sub(1);
             if entry.ended && entry.children == 0 {
                 self.dead.push_back(parent);

@@ -68,11 +68,7 @@ pub(crate) fn encode_process(process: &Process) -> v1::Process {
         audit_session: process.audit_session,
         session: process.session,
         group: process.group,
-        tty: process.tty.as_ref().map(|tty| v1::Tty {
-            name: tty.name.clone(),
-            major: tty.device.0,
-            minor: tty.device.1,
-        }),
+        tty: process.tty.as_ref().map(encode_tty),
         ns_mnt: process.namespaces.mnt,
         ns_pid: process.namespaces.pid,
         ns_net: process.namespaces.net,
@@ -82,6 +78,58 @@ pub(crate) fn encode_process(process: &Process) -> v1::Process {
         container: process.container.as_ref().map(|container| container.0.clone()),
         stdio: process.stdio.iter().map(encode_stdio).collect(),
     }
+}
+
+/// Appends the fields of `v1::Process` to `buffer`, the same bytes that [`encode_process`] leads to, without a message object
+/// between: no name is copied twice.
+pub(crate) fn append_process(process: &Process, buffer: &mut Vec<u8>) {
+    use prost::encoding::{bool, bytes, message, string, uint32, uint64};
+    let parent = process.parent.unwrap_or_default();
+    let number = |tag, value: u32, buffer: &mut Vec<u8>| {
+        if value != 0 {
+            uint32::encode(tag, &value, buffer);
+        }
+    };
+    let long = |tag, value: u64, buffer: &mut Vec<u8>| {
+        if value != 0 {
+            uint64::encode(tag, &value, buffer);
+        }
+    };
+    let name = |tag, value: &Vec<u8>, buffer: &mut Vec<u8>| {
+        if !value.is_empty() {
+            bytes::encode(tag, value, buffer);
+        }
+    };
+    number(1, process.key.tgid, buffer);
+    long(2, process.key.started.0, buffer);
+    number(3, parent.tgid, buffer);
+    long(4, parent.started.0, buffer);
+    if process.parent.is_some() {
+        bool::encode(5, &true, buffer);
+    }
+    number(6, origin_number(process.origin), buffer);
+    long(7, process.since.0, buffer);
+    name(8, &process.exe, buffer);
+    name(9, &process.filename, buffer);
+    message::encode(10, &encode_image(&process.image), buffer);
+    name(11, &process.argv, buffer);
+    number(12, process.argv_len, buffer);
+    name(13, &process.comm, buffer);
+    name(14, &process.cwd, buffer);
+    message::encode(15, &encode_credentials(&process.credentials), buffer);
+    process.login_uid.iter().for_each(|uid| uint32::encode(16, uid, buffer));
+    process.audit_session.iter().for_each(|session| uint32::encode(17, session, buffer));
+    number(18, process.session, buffer);
+    number(19, process.group, buffer);
+    process.tty.iter().for_each(|tty| message::encode(20, &encode_tty(tty), buffer));
+    number(21, process.namespaces.mnt, buffer);
+    number(22, process.namespaces.pid, buffer);
+    number(23, process.namespaces.net, buffer);
+    number(24, process.namespaces.user, buffer);
+    number(25, process.ns_tgid, buffer);
+    long(26, process.cgroup, buffer);
+    process.container.iter().for_each(|container| string::encode(27, &container.0, buffer));
+    process.stdio.iter().for_each(|stdio| message::encode(28, &encode_stdio(stdio), buffer));
 }
 
 pub(crate) fn decode_process(process: v1::Process) -> Result<Process, ConversionError> {
@@ -143,6 +191,10 @@ pub(crate) fn decode_credentials(credentials: v1::Credentials) -> Credentials {
         cap_effective: credentials.cap_effective,
         cap_permitted: credentials.cap_permitted,
     }
+}
+
+fn encode_tty(tty: &Tty) -> v1::Tty {
+    v1::Tty { name: tty.name.clone(), major: tty.device.0, minor: tty.device.1 }
 }
 
 fn encode_image(image: &Image) -> v1::Image {
@@ -244,4 +296,22 @@ pub(crate) fn decode_address(address: Option<&v1::Address>) -> Result<SocketAddr
         });
     };
     Ok(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+    use watchfire_event::arbitrary::any_process;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_process_written_directly_is_the_message_byte_for_byte(process in any_process()) {
+            let mut direct = Vec::new();
+            append_process(&process, &mut direct);
+            prop_assert_eq!(direct, encode_process(&process).encode_to_vec());
+        }
+    }
 }
