@@ -78,6 +78,15 @@ pub(crate) fn cgroup_mounts(mountinfo: &[u8]) -> CgroupMounts {
     mounts
 }
 
+/// The first mount of the v1 hierarchy that has this controller, or this name (`name=systemd`).
+pub(crate) fn cgroup_v1_mount(mountinfo: &[u8], controller: &[u8]) -> Option<CgroupMount> {
+    let lines = mountinfo.split(|byte| *byte == b'\n').take(MAX_LINES);
+    lines.filter_map(parse_line).find_map(|(fstype, options, mount)| {
+        let has_it = options.split(|byte| *byte == b',').any(|option| option == controller);
+        (fstype == b"cgroup" && has_it).then_some(mount)
+    })
+}
+
 /// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG…] - FSTYPE SOURCE SUPEROPTIONS`
 fn parse_line(line: &[u8]) -> Option<(&[u8], &[u8], CgroupMount)> {
     let mut fields = line.split(|byte| *byte == b' ');

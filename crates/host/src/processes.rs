@@ -174,6 +174,14 @@ impl ProcReader {
     }
 }
 
+/// The fields of each `ID:CONTROLLERS:PATH` line of `/proc/PID/cgroup`; ID 0 is the unified hierarchy.
+pub(crate) fn cgroup_lines(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], &[u8])> {
+    text.split(|byte| *byte == b'\n').take(64).filter_map(|line| {
+        let mut fields = line.splitn(3, |byte| *byte == b':');
+        Some((fields.next()?, fields.next()?, fields.next()?))
+    })
+}
+
 /// The lines of `/proc/PID/cgroup` that matter.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct CgroupPaths<'a> {
@@ -184,15 +192,9 @@ pub(crate) struct CgroupPaths<'a> {
 }
 
 impl<'a> CgroupPaths<'a> {
-    /// `ID:CONTROLLERS:PATH` lines; ID 0 is the unified hierarchy.
     pub(crate) fn parse(text: &'a [u8]) -> Self {
         let mut paths = CgroupPaths::default();
-        for line in text.split(|byte| *byte == b'\n').take(64) {
-            let mut fields = line.splitn(3, |byte| *byte == b':');
-            let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next())
-            else {
-                continue;
-            };
+        for (id, controllers, path) in cgroup_lines(text) {
             if id == b"0" && controllers.is_empty() {
                 paths.v2 = Some(path);
             } else if controllers.split(|byte| *byte == b',').any(|controller| controller == b"memory") {

@@ -1,6 +1,7 @@
 //! What a process costs, so that an agent can tell on itself.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,15 +25,14 @@ pub struct Usage {
 /// # Errors
 /// What the kernel said when `status` or `stat` could not be read; `InvalidData` when `stat` is not understood.
 pub fn usage(proc_root: &Path, tgid: u32) -> io::Result<Usage> {
-    let dir = reading::directory(&proc_root.join(tgid.to_string()))?;
+    usage_in(reading::directory(&proc_root.join(tgid.to_string()))?)
+}
+
+/// As [`usage`], of the process whose directory is open.
+pub(crate) fn usage_in(dir: impl AsFd) -> io::Result<Usage> {
     let memory = status::parse(&reading::file_at(&dir, "status", 16 * 1024)?);
     let stat = stat::parse(&reading::file_at(&dir, "stat", 4 * 1024)?).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Usage {
-        rss: memory.rss,
-        rss_anon: memory.rss_anon,
-        rss_shmem: memory.rss_shmem,
-        cpu: Duration::from_millis(stat.cpu_ticks.saturating_mul(10)),
-    })
+    Ok(Usage { rss: memory.rss, rss_anon: memory.rss_anon, rss_shmem: memory.rss_shmem, cpu: stat.cpu() })
 }
 
 #[cfg(test)]

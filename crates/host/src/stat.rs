@@ -1,5 +1,7 @@
 //! `/proc/PID/stat`: one line whose second field is a name its owner chose, blanks, brackets and newlines included.
 
+use std::time::Duration;
+
 use watchfire_event::{BootNanos, ProcessKey, Tty};
 
 /// What is used of `/proc/PID/stat`.
@@ -22,6 +24,11 @@ impl Stat {
     /// The process has ended and waits for its parent.
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// `cpu_ticks` as time: USER_HZ is 100 wherever the agent runs (only Alpha and IA-64 had 1024).
+    pub(crate) fn cpu(&self) -> Duration {
+        Duration::from_millis(self.cpu_ticks.saturating_mul(10))
     }
 }
 
