@@ -32,6 +32,9 @@ pub struct RunArgs {
     /// Where the agent keeps its host id.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/watchfire-agent")]
     state_dir: PathBuf,
+    /// Held while the agent runs: a second agent that finds it held does not start.
+    #[arg(long, value_name = "FILE", default_value = "/run/watchfire-agent.lock")]
+    lock: PathBuf,
     /// Settings, as partial JSON over the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -80,6 +83,7 @@ impl AgentCommand {
                 master::run(MasterOrders {
                     server: args.server_socket,
                     state_dir: args.state_dir,
+                    lock: args.lock,
                     config: args.config,
                     settings,
                     reexec,

@@ -3,15 +3,25 @@
 //! The way of one event: `worker/sensor.rs` polls the sources (`worker/sources.rs`), resolves each sighting to an event,
 //! has it judged, and hands event and alerts to `worker/outbound.rs` → socket pair → `master.rs` → `backlog.rs` →
 //! `uplink.rs` → server.
+//!
+//! What keeps it from hurting its host: `master.rs` starts the worker (`worker_process.rs`) under `confinement.rs`, watches it and
+//! the host (`watch.rs`), and stops it while a breaker is open.
 
 mod backlog;
 mod command;
+mod confinement;
+mod lock;
 mod master;
 mod own_use;
 mod settings;
 mod uplink;
+mod watch;
 mod worker;
+mod worker_process;
 
 pub use command::AgentCommand;
-pub use settings::{AgentSettings, ModuleWatch, ProcessSource, RawSettings, SettingsError};
+pub use settings::{
+    AgentSettings, ModuleWatch, ProcessSource, RawHostLimits, RawLimits, RawSettings, RawWorkerLimits,
+    SettingsError,
+};
 pub use watchfire_detect::rule_id;

@@ -1,11 +1,12 @@
-//! The master: keeps one sensor worker alive, relays what it sends, and opens the uplink. It does no business itself.
+//! The master: keeps one sensor worker alive within its limits, relays what it sends, and opens the uplink. It does no
+//! business itself, and none is done while a breaker is open.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -14,24 +15,41 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tracing::{error, info, warn};
+use watchfire_confine::CgroupHome;
 use watchfire_event::StreamId;
 use watchfire_host::Identity;
+use watchfire_pace::{Backoff, BackoffSettings, Random};
 use watchfire_wire::v1::{self, agent_frame::Body};
 use watchfire_wire::{batch_counts, decode_books, read_raw_frame};
 
 use crate::backlog::Backlog;
+use crate::lock::AgentLock;
 use crate::own_use::own_use;
 use crate::settings::AgentSettings;
 use crate::uplink::Uplink;
+use crate::watch::Watch;
+use crate::worker_process::WorkerProcess;
 
-/// A worker told to stop drains its sources and sends what it holds; then it is killed.
-const WORKER_GRACE: Duration = Duration::from_secs(3);
 /// What is on its way to the server when the master stops has this long to be acknowledged.
 const UPLINK_GRACE: Duration = Duration::from_secs(4);
 /// A worker that lived this long starts the next wait from the beginning.
 const STEADY: Duration = Duration::from_secs(60);
-const FIRST_RESPAWN: Duration = Duration::from_millis(200);
-const LONGEST_RESPAWN: Duration = Duration::from_secs(30);
+/// Between the end of a worker and the start of the next.
+const RESPAWN: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(400),
+    cap: Duration::from_secs(30),
+    floor: Duration::from_millis(200),
+};
+/// A worker that ended so many times in a row, none of its lives steady, is parked: started once in [`PARKED`].
+const PARK_AFTER: u32 = 12;
+const PARKED: Duration = Duration::from_secs(900);
+/// Processes and cgroups of an earlier life have this long to be gone.
+const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
+/// How often the master speaks while no worker does.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// The breakers as they stand, for every status that passes by.
+type Breakers = Arc<Mutex<Vec<v1::BreakerStatus>>>;
 
 /// What the master needs to know to run.
 pub(crate) struct MasterOrders {
@@ -39,6 +57,8 @@ pub(crate) struct MasterOrders {
     pub(crate) server: PathBuf,
     /// Where the host id is kept.
     pub(crate) state_dir: PathBuf,
+    /// Held while the agent runs.
+    pub(crate) lock: PathBuf,
     /// The settings' file, handed on to the workers.
     pub(crate) config: Option<PathBuf>,
     pub(crate) settings: AgentSettings,
@@ -50,11 +70,13 @@ pub(crate) struct MasterOrders {
 
 enum Notice {
     Stop(&'static str),
-    WorkerEnded,
+    /// The worker of this stream has closed its link.
+    WorkerEnded(StreamId),
 }
 
 /// Runs until told to stop by SIGTERM, SIGINT, or the end of stdin where the orders say so.
 pub(crate) fn run(orders: MasterOrders) -> Result<()> {
+    let _lock = AgentLock::take(&orders.lock)?;
     let identity = Identity::load(&orders.state_dir, Path::new("/")).context("find out who this host is")?;
     let (notices, inbox) = mpsc::channel();
     watch_signals(notices.clone()).context("watch for SIGTERM and SIGINT")?;
@@ -71,7 +93,7 @@ pub(crate) fn run(orders: MasterOrders) -> Result<()> {
         connected: Arc::default(),
     };
     let uplink = thread::Builder::new().name("uplink".into()).spawn(move || uplink.run())?;
-    let mut master = Master { orders, identity, streams, notices, wait: FIRST_RESPAWN };
+    let mut master = Master::new(orders, identity, streams, notices);
     let outcome = master.supervise(&inbox);
     stop.store(true, Ordering::Release);
     wait_for(uplink, UPLINK_GRACE);
@@ -83,68 +105,193 @@ struct Master {
     identity: Identity,
     streams: Arc<Mutex<Vec<Arc<Backlog>>>>,
     notices: mpsc::Sender<Notice>,
-    wait: Duration,
+    home: Option<CgroupHome>,
+    watch: Watch,
+    breakers: Breakers,
+    respawn: Backoff,
+    random: Random,
+    worker: Option<WorkerProcess>,
+    /// The last worker's stream. It stays open while no worker runs, so that the server hears why.
+    backlog: Option<Arc<Backlog>>,
+    /// Before this no worker is started again.
+    not_before: Instant,
+    /// Why the last worker ended, where it was not the master's wish.
+    ended: Option<String>,
+    status_due: Instant,
 }
 
 impl Master {
-    fn supervise(&mut self, inbox: &mpsc::Receiver<Notice>) -> Result<()> {
-        loop {
-            let started = Instant::now();
-            let mut worker = self.start_worker().context("start the sensor worker")?;
-            match inbox.recv().context("wait for a notice")? {
-                Notice::Stop(why) => {
-                    info!(why, "stopping");
-                    worker.stop();
-                    return Ok(());
-                }
-                Notice::WorkerEnded => {
-                    let status = worker.child.wait().context("reap the sensor worker")?;
-                    worker.relay_done();
-                    error!(%status, tgid = worker.child.id(), lived = ?started.elapsed(), "the sensor worker ended");
-                }
+    fn new(
+        orders: MasterOrders,
+        identity: Identity,
+        streams: Arc<Mutex<Vec<Arc<Backlog>>>>,
+        notices: mpsc::Sender<Notice>,
+    ) -> Self {
+        let now = Instant::now();
+        let home = match crate::confinement::home(&orders.state_dir) {
+            Ok(home) => Some(home),
+            Err(error) => {
+                warn!(%error, "no cgroups for the workers");
+                None
             }
-            if started.elapsed() >= STEADY {
-                self.wait = FIRST_RESPAWN;
-            }
-            warn!(wait = ?self.wait, "starting the sensor worker again after a wait");
-            match inbox.recv_timeout(self.wait) {
-                Ok(Notice::Stop(why)) => {
-                    info!(why, "stopping");
-                    return Ok(());
-                }
-                Ok(Notice::WorkerEnded) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-            self.wait = (self.wait * 2).min(LONGEST_RESPAWN);
+        };
+        if let Some(home) = &home {
+            clear_leftovers(home);
+        }
+        let watch = Watch::new(orders.settings.limits.clone(), &identity.host.0, now);
+        // From the wall clock: two masters that died together shall not come back together.
+        let seed = u64::from_le_bytes(identity.host.0[..8].try_into().expect("eight of sixteen bytes"))
+            ^ watchfire_host::boot_now().0;
+        Master {
+            orders,
+            identity,
+            streams,
+            notices,
+            home,
+            watch,
+            breakers: Arc::default(),
+            respawn: Backoff::new(RESPAWN),
+            random: Random::seeded(seed),
+            worker: None,
+            backlog: None,
+            not_before: now,
+            ended: None,
+            status_due: now,
         }
     }
 
-    fn start_worker(&self) -> Result<Worker> {
+    fn supervise(&mut self, inbox: &mpsc::Receiver<Notice>) -> Result<()> {
+        loop {
+            let now = Instant::now();
+            self.look(now);
+            if self.worker.is_none() && now >= self.not_before && self.watch.lets_work() {
+                self.start_worker().context("start the sensor worker")?;
+            }
+            self.tell_idle(now);
+            let patience = self.next_due(now).saturating_duration_since(now);
+            match inbox.recv_timeout(patience) {
+                Ok(Notice::Stop(why)) => {
+                    info!(why, "stopping");
+                    self.stop_worker();
+                    self.close_stream();
+                    return Ok(());
+                }
+                Ok(Notice::WorkerEnded(stream)) => self.worker_ended(stream),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn next_due(&self, now: Instant) -> Instant {
+        let mut due = self.watch.due(now);
+        if self.worker.is_none() {
+            due = due.min(self.status_due);
+            if self.watch.lets_work() {
+                due = due.min(self.not_before);
+            }
+        }
+        due
+    }
+
+    /// Samples what is due; a breaker that opens stops the worker in order, so that its books close.
+    fn look(&mut self, now: Instant) {
+        let changes = self.watch.look(now);
+        for (level, change) in &changes {
+            let (breaker, change) = (level.as_str(), change.to_string());
+            warn!(breaker, change, "breaker changed");
+        }
+        if !self.watch.lets_work() && self.worker.is_some() {
+            warn!("the sensors leave the kernel until the breaker lets them back");
+            self.stop_worker();
+            self.status_due = now;
+        }
+        if !changes.is_empty() || now >= self.status_due {
+            *self.breakers.lock().expect("no thread panics while it holds the breakers") =
+                self.watch.status(now);
+        }
+    }
+
+    fn start_worker(&mut self) -> Result<()> {
         let stream = StreamId {
             host: self.identity.host,
             boot: self.identity.boot,
             incarnation: watchfire_host::boot_now(),
         };
         let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
-        let child = self.command(stream, theirs.into()).spawn().context("start this executable again")?;
-        info!(tgid = child.id(), "sensor worker started");
         let limits = &self.orders.settings.uplink;
         let backlog = Arc::new(Backlog::new(
             stream,
             limits.backlog_kib as usize * 1024,
             limits.backlog_alerts as usize,
         ));
-        self.streams.lock().expect("no thread panics while it holds the streams").push(backlog.clone());
-        let incoming = ours.try_clone().context("duplicate the worker's link")?;
-        let notices = self.notices.clone();
-        let relay = thread::Builder::new().name("relay".into()).spawn(move || {
-            relay(incoming, &backlog);
-            backlog.close();
-            if notices.send(Notice::WorkerEnded).is_err() {
+        let (notices, books, breakers) = (self.notices.clone(), backlog.clone(), self.breakers.clone());
+        let relay = move |incoming| {
+            relay(incoming, &books, &breakers);
+            if notices.send(Notice::WorkerEnded(stream)).is_err() {
                 warn!("the master is ending already");
             }
-        })?;
-        Ok(Worker { child, link: ours, relay: Some(relay) })
+        };
+        let confinement = crate::confinement::sensor(&self.orders.settings.limits.sensor);
+        let mut command = self.command(stream, theirs.into());
+        let home = self.home.as_ref();
+        let worker = WorkerProcess::start("sensor", &mut command, &confinement, home, ours, relay)?;
+        self.watch.begin(worker.tgid());
+        self.worker = Some(worker);
+        self.ended = None;
+        self.close_stream();
+        self.streams.lock().expect("no thread panics while it holds the streams").push(backlog.clone());
+        self.backlog = Some(backlog);
+        Ok(())
+    }
+
+    fn stop_worker(&mut self) {
+        self.watch.end();
+        if let Some(worker) = self.worker.take() {
+            worker.stop();
+        }
+    }
+
+    /// No more will come on the stream of a worker that has ended.
+    fn close_stream(&mut self) {
+        if let Some(backlog) = self.backlog.take() {
+            backlog.close();
+        }
+    }
+
+    fn worker_ended(&mut self, stream: StreamId) {
+        // One that was stopped is gone from here already, and its notice comes late.
+        if self.backlog.as_ref().is_none_or(|backlog| backlog.stream != stream) {
+            return;
+        }
+        let Some(worker) = self.worker.take() else { return };
+        self.watch.end();
+        let (tgid, lived) = (worker.tgid(), worker.started.elapsed());
+        let status = worker.ended().map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
+        error!(status, tgid, ?lived, "the sensor worker ended");
+        if lived >= STEADY {
+            self.respawn.reset();
+        }
+        let wait = self.respawn.next_wait(&mut self.random);
+        let deaths = self.respawn.failures();
+        let wait = if deaths >= PARK_AFTER { PARKED } else { wait };
+        warn!(?wait, deaths, "starting the sensor worker again after a wait");
+        self.ended = Some(format!("the sensor worker ended ({status}), {deaths} times in a row"));
+        let now = Instant::now();
+        (self.not_before, self.status_due) = (now + wait, now);
+    }
+
+    /// While no worker speaks, the master says why.
+    fn tell_idle(&mut self, now: Instant) {
+        if self.worker.is_some() || now < self.status_due {
+            return;
+        }
+        self.status_due = now + STATUS_EVERY;
+        let idle = self.watch.idle_because().or_else(|| self.ended.clone()).unwrap_or_default();
+        if let Some(backlog) = &self.backlog {
+            let status = v1::Status { idle, ..v1::Status::default() };
+            backlog.push_status(with_masters_part(status, backlog, &self.breakers));
+        }
     }
 
     fn command(&self, stream: StreamId, link: OwnedFd) -> Command {
@@ -157,61 +304,28 @@ impl Master {
         if let Some(config) = &self.orders.config {
             command.arg("--config").arg(config);
         }
-        // A group of its own: a Ctrl-C at the terminal is for the master, which then stops its workers in order.
-        command.process_group(0).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         crate::worker::inherit_link(&mut command, link);
         command
     }
 }
 
-struct Worker {
-    child: Child,
-    link: UnixStream,
-    relay: Option<JoinHandle<()>>,
-}
-
-impl Worker {
-    /// The end of its input tells the worker to stop.
-    fn stop(&mut self) {
-        if let Err(error) = self.link.shutdown(std::net::Shutdown::Write) {
-            warn!(%error, "the sensor worker was already gone");
-        }
-        let deadline = Instant::now() + WORKER_GRACE;
-        while Instant::now() < deadline {
-            match self.child.try_wait() {
-                Ok(None) => thread::sleep(Duration::from_millis(10)),
-                Ok(Some(status)) => {
-                    info!(%status, "sensor worker stopped");
-                    return self.relay_done();
-                }
-                Err(error) => {
-                    warn!(%error, "wait for the sensor worker");
-                    break;
-                }
-            }
-        }
-        warn!(grace = ?WORKER_GRACE, "the sensor worker did not stop in time; killing it");
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            warn!(%error, "kill the sensor worker");
-        }
-        self.relay_done();
+fn clear_leftovers(home: &CgroupHome) {
+    let leftovers = home.remove_leftovers(LEFTOVERS_GRACE);
+    if leftovers.removed > 0 {
+        info!(cgroups = leftovers.removed, "removed what an earlier life left");
     }
-
-    fn relay_done(&mut self) {
-        if let Some(relay) = self.relay.take()
-            && relay.join().is_err()
-        {
-            error!("the relay thread panicked");
-        }
+    for (cgroup, error) in leftovers.left {
+        warn!(cgroup = %cgroup.display(), %error, "a cgroup of an earlier life stays");
     }
 }
 
 /// Moves the worker's frames to the backlog, opening only what it must account for.
-fn relay(mut incoming: UnixStream, backlog: &Backlog) {
+fn relay(mut incoming: UnixStream, backlog: &Backlog, breakers: &Breakers) {
     loop {
         match read_raw_frame(&mut incoming) {
             Ok(Some(frame)) => {
-                if let Err(error) = accept(frame, backlog) {
+                if let Err(error) = accept(frame, backlog, breakers) {
                     error!(
                         error = &error as &dyn std::error::Error,
                         "a frame of the sensor worker is malformed; it is left out"
@@ -227,7 +341,11 @@ fn relay(mut incoming: UnixStream, backlog: &Backlog) {
     }
 }
 
-fn accept(frame: Vec<u8>, backlog: &Backlog) -> Result<(), watchfire_wire::ConversionError> {
+fn accept(
+    frame: Vec<u8>,
+    backlog: &Backlog,
+    breakers: &Breakers,
+) -> Result<(), watchfire_wire::ConversionError> {
     if let Some(batch) = watchfire_wire::batch_in_frame(&frame) {
         let (sequence, counts) = batch_counts(batch)?;
         backlog.push_batch(sequence, &counts, frame);
@@ -239,13 +357,14 @@ fn accept(frame: Vec<u8>, backlog: &Backlog) -> Result<(), watchfire_wire::Conve
             backlog.push_alerts(last, alerts.alerts.len() as u64, frame);
         }
         Some(Body::Ledger(ledger)) => backlog.push_ledger(decode_books(&ledger)?, ledger.after_batch),
-        Some(Body::Status(status)) => backlog.push_status(with_masters_part(status, backlog)),
+        Some(Body::Status(status)) => backlog.push_status(with_masters_part(status, backlog, breakers)),
         Some(Body::Hello(_) | Body::Events(_)) | None => {}
     }
     Ok(())
 }
 
-fn with_masters_part(mut status: v1::Status, backlog: &Backlog) -> v1::Status {
+fn with_masters_part(mut status: v1::Status, backlog: &Backlog, breakers: &Breakers) -> v1::Status {
+    status.breakers = breakers.lock().expect("no thread panics while it holds the breakers").clone();
     status.alerts_dropped += backlog.alerts_dropped();
     status.r#use.extend(own_use("master"));
     status

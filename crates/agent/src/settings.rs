@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use watchfire_pace::BreakerSettings;
 
 /// Why settings were refused. The agent then does not start, and says so.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,8 @@ pub struct RawSettings {
     pub logins: RawLogins,
     /// The way to the server.
     pub uplink: RawUplink,
+    /// What the agent may cost its host.
+    pub limits: RawLimits,
 }
 
 /// Sizes of the kernel's rings.
@@ -163,6 +167,116 @@ impl Default for RawUplink {
     }
 }
 
+/// What the agent may cost its host, and what happens when it costs more: `watch.rs` and docs/operating.md.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimits {
+    /// Between two samples, in ms, 100 to 60000.
+    pub sample_ms: u32,
+    /// The first cool-down of a tripped breaker, in seconds, 1 to 3600; each further trip doubles it.
+    pub cool_down_s: u32,
+    /// The longest cool-down, in seconds, `cool_down_s` to 86400.
+    pub longest_cool_down_s: u32,
+    /// The sensor worker.
+    pub sensor: RawWorkerLimits,
+    /// The host.
+    pub host: RawHostLimits,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        RawLimits {
+            sample_ms: 5000,
+            cool_down_s: 60,
+            longest_cool_down_s: 3600,
+            sensor: RawWorkerLimits::default(),
+            host: RawHostLimits::default(),
+        }
+    }
+}
+
+impl RawLimits {
+    pub(crate) fn sample(&self) -> Duration {
+        Duration::from_millis(self.sample_ms.into())
+    }
+
+    pub(crate) fn worker_breaker(&self) -> BreakerSettings {
+        self.breaker(self.sensor.cpu_samples)
+    }
+
+    pub(crate) fn host_breaker(&self) -> BreakerSettings {
+        self.breaker(self.host.samples)
+    }
+
+    fn breaker(&self, samples: u32) -> BreakerSettings {
+        BreakerSettings {
+            samples,
+            cool_down: Duration::from_secs(self.cool_down_s.into()),
+            cool_down_longest: Duration::from_secs(self.longest_cool_down_s.into()),
+            ..BreakerSettings::default()
+        }
+    }
+}
+
+/// What one worker may take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWorkerLimits {
+    /// From this share of one core on a sample is bad, in percent, 1 to 6400.
+    pub cpu_percent: u32,
+    /// So many bad samples in a row trip the breaker, 1 to 1000.
+    pub cpu_samples: u32,
+    /// From this resident memory on the worker is stopped at once, in MiB, 16 to 65536.
+    pub rss_mib: u32,
+    /// The kernel gives it no more CPU than this share of one core, in percent, 5 to 6400.
+    pub cpu_cap_percent: u32,
+    /// The kernel ends it when it takes more memory than this, eBPF maps and cached files included, in MiB, 32 to 65536.
+    pub memory_cap_mib: u32,
+    /// Its niceness, 0 to 19.
+    pub nice: i8,
+}
+
+impl Default for RawWorkerLimits {
+    /// 5 % of a core for half a minute is what a host may notice. A burst may take a whole core: it ends sooner, and nothing is
+    /// lost. Niceness 5 is a third of a usual process' weight: where both want the CPU the host's work goes first, and the
+    /// rings are still read in time. The start takes some 55 MB for a moment (the kernel's types are read).
+    fn default() -> Self {
+        RawWorkerLimits {
+            cpu_percent: 5,
+            cpu_samples: 6,
+            rss_mib: 96,
+            cpu_cap_percent: 100,
+            memory_cap_mib: 256,
+            nice: 5,
+        }
+    }
+}
+
+/// From when on the host itself is in need. Pressure is the share of the last ten seconds in which tasks waited
+/// (/proc/pressure), in percent, 1 to 101; 101 is never reached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHostLimits {
+    /// Some task waited for a CPU.
+    pub cpu_pressure: u32,
+    /// All tasks waited for memory.
+    pub memory_pressure: u32,
+    /// All tasks waited for I/O.
+    pub io_pressure: u32,
+    /// Where the kernel does not tell pressure: the load of one minute by the number of CPUs, 1 to 1000.
+    pub load_per_cpu: u32,
+    /// So many bad samples in a row trip the breaker, 1 to 1000.
+    pub samples: u32,
+}
+
+impl Default for RawHostLimits {
+    /// A host that computes all day shows 90 % of CPU pressure and is well; the agent's own part of it is bounded by the
+    /// worker's limits. A fifth of the time without any progress for want of memory is a host about to stall.
+    fn default() -> Self {
+        RawHostLimits { cpu_pressure: 99, memory_pressure: 20, io_pressure: 80, load_per_cpu: 30, samples: 6 }
+    }
+}
+
 /// Settings that have been checked.
 #[derive(Debug, Clone)]
 pub struct AgentSettings(RawSettings);
@@ -190,8 +304,29 @@ impl AgentSettings {
         ring("rings.other_kib", raw.rings.other_kib, 64, 16_384, "a power of two from 64 to 16384")?;
         within("uplink.backlog_kib", raw.uplink.backlog_kib, 256..=1_048_576, "256 to 1048576")?;
         within("uplink.backlog_alerts", raw.uplink.backlog_alerts, 16..=1_000_000, "16 to 1000000")?;
+        check_limits(&raw.limits)?;
         Ok(AgentSettings(raw))
     }
+}
+
+fn check_limits(limits: &RawLimits) -> Result<(), SettingsError> {
+    within("limits.sample_ms", limits.sample_ms, 100..=60_000, "100 to 60000")?;
+    within("limits.cool_down_s", limits.cool_down_s, 1..=3600, "1 to 3600")?;
+    let longest = limits.cool_down_s..=86_400;
+    within("limits.longest_cool_down_s", limits.longest_cool_down_s, longest, "limits.cool_down_s to 86400")?;
+    let sensor = &limits.sensor;
+    within("limits.sensor.cpu_percent", sensor.cpu_percent, 1..=6400, "1 to 6400")?;
+    within("limits.sensor.cpu_samples", sensor.cpu_samples, 1..=1000, "1 to 1000")?;
+    within("limits.sensor.rss_mib", sensor.rss_mib, 16..=65_536, "16 to 65536")?;
+    within("limits.sensor.cpu_cap_percent", sensor.cpu_cap_percent, 5..=6400, "5 to 6400")?;
+    within("limits.sensor.memory_cap_mib", sensor.memory_cap_mib, 32..=65_536, "32 to 65536")?;
+    within("limits.sensor.nice", sensor.nice, 0..=19, "0 to 19")?;
+    let host = &limits.host;
+    within("limits.host.cpu_pressure", host.cpu_pressure, 1..=101, "1 to 101")?;
+    within("limits.host.memory_pressure", host.memory_pressure, 1..=101, "1 to 101")?;
+    within("limits.host.io_pressure", host.io_pressure, 1..=101, "1 to 101")?;
+    within("limits.host.load_per_cpu", host.load_per_cpu, 1..=1000, "1 to 1000")?;
+    within("limits.host.samples", host.samples, 1..=1000, "1 to 1000")
 }
 
 impl std::ops::Deref for AgentSettings {
@@ -202,10 +337,10 @@ impl std::ops::Deref for AgentSettings {
     }
 }
 
-fn within(
+fn within<N: PartialOrd + ToString>(
     key: &'static str,
-    value: u32,
-    range: std::ops::RangeInclusive<u32>,
+    value: N,
+    range: std::ops::RangeInclusive<N>,
     allowed: &'static str,
 ) -> Result<(), SettingsError> {
     if range.contains(&value) {
@@ -227,6 +362,23 @@ mod tests {
     fn a_partial_document_keeps_the_other_defaults() {
         let settings = parse(r#"{"rings": {"process_kib": 8192}}"#).unwrap();
         assert_eq!((settings.rings.process_kib, settings.rings.other_kib), (8192, 256));
+    }
+
+    #[test]
+    fn what_the_checks_let_through_the_breakers_take() {
+        let edges = [(100, 1, 1, 1), (60_000, 3600, 86_400, 1000), (5000, 3600, 3600, 6)];
+        for (sample, first, longest, samples) in edges {
+            let settings = parse(&format!(
+                r#"{{"limits": {{"sample_ms": {sample}, "cool_down_s": {first}, "longest_cool_down_s": {longest},
+                     "sensor": {{"cpu_samples": {samples}}}, "host": {{"samples": {samples}}}}}}}"#
+            ))
+            .unwrap();
+            for breaker in [settings.limits.worker_breaker(), settings.limits.host_breaker()] {
+                assert!(watchfire_pace::Breaker::new(breaker, 1).is_ok());
+            }
+        }
+        let error = parse(r#"{"limits": {"cool_down_s": 90, "longest_cool_down_s": 60}}"#).unwrap_err();
+        assert!(error.contains("limits.longest_cool_down_s = 60"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The uplink: carries the backlogs to the server, one connection after another, until told to stop.
 //!
 //! A connection belongs to one stream. Hello → Welcome (what the server holds already) → frames out, acknowledgements in.
-//! A lost connection costs a wait (doubled up to 5 s, with jitter) and nothing else: what was not acknowledged is sent
+//! A lost connection costs a wait (exponential up to 10 s, full jitter) and nothing else: what was not acknowledged is sent
 //! again, and the server recognises what it has.
 
 use std::io;
@@ -14,13 +14,20 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 use watchfire_host::Identity;
+use watchfire_pace::{Backoff, BackoffSettings, Random};
 use watchfire_wire::v1::{self, agent_frame::Body, server_frame};
 use watchfire_wire::{FrameError, PROTOCOL, read_frame, write_frame, write_raw_frame};
 
 use crate::backlog::Backlog;
 
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to reach the server; agents that lost one server shall not return as one.
+const RECONNECT: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+    floor: Duration::from_millis(50),
+};
+/// How often the uplink looks whether there is a stream to carry.
+const LOOK: Duration = Duration::from_millis(100);
 /// The server's answer to Hello, and the room it must make for a frame, may take this long.
 const IO_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the sender sleeps at most before it looks whether it should stop.
@@ -54,13 +61,14 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// Runs until `stop` is set and everything is delivered, or `stop` is set and the server is away.
     pub(crate) fn run(self) {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = Backoff::new(RECONNECT);
+        let mut random = Random::seeded(watchfire_host::boot_now().0);
         while let Some(backlog) = self.current() {
             if backlog.finished() {
                 self.retire(&backlog);
                 continue;
             }
-            let outcome = self.carry(&backlog, &mut wait);
+            let outcome = self.carry(&backlog, &mut backoff);
             self.connected.store(false, Ordering::Release);
             match outcome {
                 Ok(()) => continue,
@@ -72,8 +80,7 @@ impl Uplink {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            thread::sleep(jittered(wait));
-            wait = (wait * 2).min(LONGEST_WAIT);
+            thread::sleep(backoff.next_wait(&mut random));
         }
     }
 
@@ -85,7 +92,7 @@ impl Uplink {
             if first.is_some() || self.stop.load(Ordering::Acquire) {
                 return first;
             }
-            thread::sleep(FIRST_WAIT);
+            thread::sleep(LOOK);
         }
     }
 
@@ -94,7 +101,7 @@ impl Uplink {
         streams.retain(|backlog| !Arc::ptr_eq(backlog, done));
     }
 
-    fn carry(&self, backlog: &Arc<Backlog>, wait: &mut Duration) -> Result<(), LinkError> {
+    fn carry(&self, backlog: &Arc<Backlog>, backoff: &mut Backoff) -> Result<(), LinkError> {
         let connection = connect(&self.socket)?;
         let mut incoming = connection.try_clone().map_err(LinkError::Deadline)?;
         let mut outgoing = connection;
@@ -103,7 +110,7 @@ impl Uplink {
         backlog.rewind(welcome.last_batch, welcome.last_alert);
         info!(socket = %self.socket.display(), last_batch = welcome.last_batch, last_alert = welcome.last_alert, "uplink open");
         self.connected.store(true, Ordering::Release);
-        *wait = FIRST_WAIT;
+        backoff.reset();
         // Acknowledgements may be far apart: no read deadline from here on.
         incoming.set_read_timeout(None).map_err(LinkError::Deadline)?;
         let lost = AtomicBool::new(false);
@@ -177,11 +184,4 @@ fn receive(incoming: &mut UnixStream, backlog: &Backlog) -> Result<(), LinkError
         }
     }
     Ok(())
-}
-
-/// Between half of `wait` and the whole of it, so that agents which lost one server do not return as one.
-fn jittered(wait: Duration) -> Duration {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new().hash_one(Instant::now()) % 1000;
-    wait.mul_f64(0.5 + random as f64 / 2000.0)
 }

@@ -27,6 +27,9 @@ pub enum Need {
     FileHandles,
     /// Enter the namespaces of others.
     EnterNamespaces,
+    /// Make a mount that hangs nowhere, to read a file system of the kernel's where the host has not mounted it. It cannot be put
+    /// in anybody's way: that takes `move_mount`.
+    DetachedMounts,
 }
 
 /// What a process may call.
@@ -73,9 +76,6 @@ const DENIED: &[i64] = &[
     libc::SYS_open_tree,
     OPEN_TREE_ATTR,
     libc::SYS_move_mount,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
     libc::SYS_swapon,
@@ -130,6 +130,7 @@ const NEEDED: &[(Need, &[i64])] = &[
     (Need::Fanotify, &[libc::SYS_fanotify_init, libc::SYS_fanotify_mark]),
     (Need::FileHandles, &[libc::SYS_open_by_handle_at]),
     (Need::EnterNamespaces, &[libc::SYS_setns]),
+    (Need::DetachedMounts, &[libc::SYS_fsopen, libc::SYS_fsconfig, libc::SYS_fsmount]),
 ];
 
 /// `clone` with any of these makes a namespace. (`CLONE_NEWTIME` shares a bit with the exit signal, so `clone` cannot ask

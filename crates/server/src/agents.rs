@@ -108,6 +108,10 @@ impl Agents {
         }
         match &agent.status {
             None => Err("the local agent is online and has not told its status yet".to_owned()),
+            Some(status) if !status.idle.is_empty() => {
+                let why = watchfire_event::printable(status.idle.as_bytes());
+                Err(format!("no sensor is in the kernel: {why}"))
+            }
             Some(status) => Err(format!("sensors are not attached{}", unavailable(status))),
         }
     }

@@ -188,6 +188,8 @@ fn spawn_agent(socket: &Path, data_dir: &Path, config: Option<&Path>) -> anyhow:
     let mut command = Command::new("/proc/self/exe");
     command.arg0("watchfire-agent").args(AGENT).arg("run");
     command.arg("--server-socket").arg(socket).arg("--state-dir").arg(&state_dir).arg("--stop-at-stdin-end");
+    // The data directory is this installation's alone already; another one beside it on a developer's host may be meant.
+    command.arg("--lock").arg(state_dir.join("agent.lock"));
     if let Some(config) = config {
         command.arg("--config").arg(config);
     }

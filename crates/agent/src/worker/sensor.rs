@@ -43,6 +43,8 @@ pub(crate) struct SensorOrders {
 
 /// Runs until the master closes its end of `link`.
 pub(crate) fn run(orders: SensorOrders, link: UnixStream) -> Result<()> {
+    // Before the first thread, so that it binds all of them.
+    crate::confinement::report("sensor", &crate::confinement::lock_down_sensor());
     let incoming = link.try_clone().context("duplicate the link to the master")?;
     incoming.set_nonblocking(false).context("set up the link to the master")?;
     let outbound = Outbound::start(link).context("start the outbound thread")?;
@@ -234,6 +236,9 @@ impl SensorWorker {
             alerts_dropped: self.outbound.alerts_dropped(),
             processes_healed: table.healed,
             processes_unknown: table.unknown,
+            // The master's to say.
+            breakers: Vec::new(),
+            idle: String::new(),
         }
     }
 }

@@ -49,6 +49,20 @@ struct HostView {
     last_seen: String,
     booted: Option<String>,
     processes: Vec<UseView>,
+    /// Why no worker runs just now; empty while one does.
+    idle: String,
+    breakers: Vec<BreakerView>,
+}
+
+/// A circuit breaker of the agent.
+#[derive(Debug, Serialize)]
+struct BreakerView {
+    name: String,
+    state: String,
+    /// The last change with its figures.
+    cause: String,
+    trips: u32,
+    cool_down_ms: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +102,8 @@ pub(super) async fn hosts(State(shared): State<Arc<Shared>>) -> Result<Response,
             last_seen: agent.map_or(host.last_seen, |agent| agent.last_frame.max(host.last_seen)).to_string(),
             booted: agent.map(|agent| UnixNanos(agent.hello.booted).to_string()),
             processes: status.map(uses).unwrap_or_default(),
+            idle: status.map(|status| safe(&status.idle)).unwrap_or_default(),
+            breakers: status.map(breakers).unwrap_or_default(),
         };
         body.extend(json::line(&view));
     }
@@ -100,6 +116,17 @@ fn faults(status: &watchfire_wire::v1::Status) -> Vec<FaultView> {
         error: safe(&fault.error),
     };
     status.rule_faults.iter().map(view).collect()
+}
+
+fn breakers(status: &watchfire_wire::v1::Status) -> Vec<BreakerView> {
+    let view = |breaker: &watchfire_wire::v1::BreakerStatus| BreakerView {
+        name: safe(&breaker.name),
+        state: safe(&breaker.state),
+        cause: safe(&breaker.cause),
+        trips: breaker.trips,
+        cool_down_ms: breaker.cool_down_millis,
+    };
+    status.breakers.iter().map(view).collect()
 }
 
 fn uses(status: &watchfire_wire::v1::Status) -> Vec<UseView> {

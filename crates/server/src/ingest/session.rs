@@ -381,6 +381,13 @@ fn bounded(mut status: v1::Status) -> v1::Status {
     for usage in &mut status.r#use {
         truncate(&mut usage.role, MAX_WORDS);
     }
+    status.breakers.truncate(64);
+    for breaker in &mut status.breakers {
+        truncate(&mut breaker.name, MAX_WORDS);
+        truncate(&mut breaker.state, MAX_WORDS);
+        truncate(&mut breaker.cause, 1024);
+    }
+    truncate(&mut status.idle, 1024);
     status
 }
 

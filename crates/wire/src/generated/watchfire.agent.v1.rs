@@ -500,6 +500,29 @@ pub struct Status {
     pub processes_healed: u64,
     #[prost(uint64, tag = "8")]
     pub processes_unknown: u64,
+    #[prost(message, repeated, tag = "9")]
+    pub breakers: ::prost::alloc::vec::Vec<BreakerStatus>,
+    /// why no worker runs just now; empty while one does
+    #[prost(string, tag = "10")]
+    pub idle: ::prost::alloc::string::String,
+}
+/// A circuit breaker over a worker or the host.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BreakerStatus {
+    /// worker sensor, host
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// closed, strained, open, half-open
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// the last change with its figures; empty before the first
+    #[prost(string, tag = "3")]
+    pub cause: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub trips: u32,
+    /// left of it, while open
+    #[prost(uint64, tag = "5")]
+    pub cool_down_millis: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SourceStatus {

@@ -1,0 +1,83 @@
+//! What each worker is held to: the least it needs, and shares of the host that it cannot exceed.
+
+use std::path::Path;
+
+use watchfire_confine::{
+    AddressFamily, Applied, CapabilitySet, CgroupHome, CgroupLimits, Confinement, IoPriority, Lockdown, Need,
+    Outcome, Syscalls, lock_down,
+};
+
+use crate::settings::RawWorkerLimits;
+
+/// Threads of the sensor worker, with room: its loop, its writer, and what a library may start.
+const SENSOR_TASKS: u32 = 32;
+/// Descriptors: rings, programs, maps and links are some 150; fanotify opens a pidfd for each event until it is read.
+const SENSOR_FILES: u64 = 4096;
+
+/// What the sources of the sensor worker need, each with its reason.
+fn sensor_capabilities() -> CapabilitySet {
+    // Load and attach eBPF programs (5.8 and newer).
+    CapabilitySet::BPF
+        | CapabilitySet::PERFMON
+        // fanotify with file ids; eBPF before 5.8; programs at the root of the cgroup tree.
+        | CapabilitySet::SYS_ADMIN
+        | CapabilitySet::NET_ADMIN
+        // /proc of other users' processes: executable, descriptors, working directory.
+        | CapabilitySet::SYS_PTRACE
+        // Logs and files by handle, whoever owns them; nothing is written.
+        | CapabilitySet::DAC_READ_SEARCH
+        // Directories of others, without leaving an access time on them (O_NOATIME).
+        | CapabilitySet::FOWNER
+        // The fallback source of processes.
+        | CapabilitySet::AUDIT_CONTROL
+        | CapabilitySet::AUDIT_READ
+        // Before 5.11 rings count against the lockable memory.
+        | CapabilitySet::SYS_RESOURCE
+}
+
+/// How the master starts the sensor worker.
+pub(crate) fn sensor(limits: &RawWorkerLimits) -> Confinement {
+    let mib = |mib: u32| u64::from(mib) << 20;
+    Confinement {
+        nice: Some(limits.nice),
+        io_priority: Some(IoPriority::Lowest),
+        open_files: Some(SENSOR_FILES),
+        // Without root there is nothing to cut, and nothing to keep.
+        capabilities: rustix::process::geteuid().is_root().then(sensor_capabilities),
+        cgroup: CgroupLimits {
+            cpu_percent: Some(limits.cpu_cap_percent),
+            cpu_weight: None,
+            memory: Some(mib(limits.memory_cap_mib)),
+            tasks: Some(SENSOR_TASKS),
+        },
+        ..Confinement::default()
+    }
+}
+
+/// What the sensor worker denies itself before its first thread starts. No Landlock: under it a process may not read
+/// `/proc/PID/exe` of others, whatever its capabilities.
+pub(crate) fn lock_down_sensor() -> Applied {
+    // A detached mount of tracefs or cgroup2 serves where the host has none.
+    let needs = [Need::Bpf, Need::PerfEvents, Need::Fanotify, Need::FileHandles, Need::DetachedMounts];
+    let families = vec![AddressFamily::UNIX, AddressFamily::NETLINK];
+    let syscalls = Syscalls { needs: needs.into_iter().collect(), families };
+    lock_down(&Lockdown { syscalls: Some(syscalls), files: None })
+}
+
+/// The cgroups of the agent whose state lies here: the same after a restart, another for another agent on the host.
+pub(crate) fn home(state_dir: &Path) -> std::io::Result<CgroupHome> {
+    use std::os::unix::fs::MetadataExt;
+    let folder = std::fs::metadata(state_dir)?;
+    Ok(CgroupHome::find("/proc", &format!("agent-{:x}-{:x}", folder.dev(), folder.ino())))
+}
+
+/// Says once what does not hold.
+pub(crate) fn report(worker: &str, applied: &Applied) {
+    for (measure, outcome) in applied.shortfalls() {
+        match outcome {
+            Outcome::Held => {}
+            Outcome::InPart(why) => tracing::info!(worker, %measure, why, "confined in part"),
+            Outcome::NotHeld(why) => tracing::warn!(worker, %measure, why, "not confined"),
+        }
+    }
+}

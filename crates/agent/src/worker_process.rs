@@ -1,0 +1,118 @@
+//! One life of a worker: started under its confinement, told to stop, killed when it does not, and nothing left of it.
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tracing::{error, info, warn};
+use watchfire_confine::{Cgroup, CgroupHome, Confined, Confinement};
+
+/// A worker told to stop drains its sources and sends what it holds; then it is killed.
+const GRACE: Duration = Duration::from_secs(3);
+/// What is left in its cgroup has this long to be gone.
+const CGROUP_GRACE: Duration = Duration::from_secs(1);
+
+/// A running worker.
+pub(crate) struct WorkerProcess {
+    name: &'static str,
+    child: Child,
+    cgroup: Option<Cgroup>,
+    link: UnixStream,
+    relay: Option<JoinHandle<()>>,
+    pub(crate) started: Instant,
+}
+
+impl WorkerProcess {
+    /// Starts `command` under `confinement`. `link` is the master's end; `relay` runs until the worker closes the other.
+    pub(crate) fn start(
+        name: &'static str,
+        command: &mut Command,
+        confinement: &Confinement,
+        home: Option<&CgroupHome>,
+        link: UnixStream,
+        relay: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> Result<Self> {
+        let incoming = link.try_clone().context("duplicate the worker's link")?;
+        let Confined { child, cgroup, applied } =
+            confinement.spawn(command, home, name).context("start this executable again")?;
+        crate::confinement::report(name, &applied);
+        info!(worker = name, tgid = child.id(), "worker started");
+        let mut process = WorkerProcess { name, child, cgroup, link, relay: None, started: Instant::now() };
+        let spawned = thread::Builder::new().name("relay".into()).spawn(move || relay(incoming));
+        match spawned {
+            Ok(relay) => process.relay = Some(relay),
+            Err(error) => {
+                process.stop();
+                return Err(error).context("start the relay's thread");
+            }
+        }
+        Ok(process)
+    }
+
+    pub(crate) fn tgid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// It has closed its link, by its end or on the way to it: how it ended. One that lingers is killed.
+    pub(crate) fn ended(mut self) -> Option<ExitStatus> {
+        let status = self.reap(GRACE);
+        self.clear();
+        status
+    }
+
+    /// The end of its input tells the worker to stop.
+    pub(crate) fn stop(mut self) {
+        if let Err(error) = self.link.shutdown(Shutdown::Write) {
+            warn!(worker = self.name, %error, "the worker was already gone");
+        }
+        if let Some(status) = self.reap(GRACE) {
+            info!(worker = self.name, %status, "worker stopped");
+        }
+        self.clear();
+    }
+
+    /// Waits for its end, and brings it about when it does not come in time.
+    fn reap(&mut self, grace: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + grace;
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(10)),
+                Ok(Some(status)) => return Some(status),
+                Err(error) => {
+                    warn!(worker = self.name, %error, "wait for the worker");
+                    break;
+                }
+            }
+        }
+        warn!(worker = self.name, ?grace, "the worker did not end in time; killing it");
+        match self.child.kill().and_then(|()| self.child.wait()) {
+            Ok(status) => Some(status),
+            Err(error) => {
+                warn!(worker = self.name, %error, "kill the worker");
+                None
+            }
+        }
+    }
+
+    /// The process is gone: what it started, its cgroup and the relay's thread go too.
+    fn clear(&mut self) {
+        if let Some(cgroup) = self.cgroup.take() {
+            let outcome = cgroup.kill_all(CGROUP_GRACE).and_then(|()| cgroup.remove(CGROUP_GRACE));
+            if let Err(error) = outcome {
+                warn!(worker = self.name, %error, "its cgroup stays; the agent's next start removes it");
+            }
+        }
+        // The worker's end of the link is closed: the relay has seen the end, or sees it now.
+        if let Err(error) = self.link.shutdown(Shutdown::Both) {
+            tracing::debug!(worker = self.name, %error, "the link was closed already");
+        }
+        if let Some(relay) = self.relay.take()
+            && relay.join().is_err()
+        {
+            error!(worker = self.name, "the relay's thread panicked");
+        }
+    }
+}
