@@ -60,6 +60,17 @@ const WALLS: &[Wall] = &[
         barred: &["watchfire-rule", "watchfire-detect", "watchfire-host"],
         why: "a store knows nothing of detection",
     },
+    Wall {
+        packages: &["watchfire-pace", "watchfire-spool", "watchfire-confine", "watchfire-logfile"],
+        barred: &[
+            "watchfire-agent",
+            "watchfire-sensor",
+            "watchfire-detect",
+            "watchfire-rule",
+            "watchfire-wire",
+        ],
+        why: "what holds a worker in its bounds knows nothing of what it does",
+    },
 ];
 
 /// Calls that the ground floor and the rule crate must not make.
@@ -170,6 +181,10 @@ mod tests {
                 library("watchfire-lake", &[]),
                 library("watchfire-alertdb", &[]),
                 library("watchfire-rule", &[]),
+                library("watchfire-pace", &[]),
+                library("watchfire-spool", &[]),
+                library("watchfire-confine", &[]),
+                library("watchfire-logfile", &[]),
                 package("watchfire-agent-program", "programs/a", &["watchfire-agent"]),
                 package("watchfire-program", "programs/w", &["watchfire-server", "watchfire-agent"]),
             ],
