@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use watchfire_event::{BootId, BootNanos, HostId, StreamId, printable};
+use watchfire_logfile::LogFile;
 
 use crate::master::{self, MasterOrders};
 use crate::settings::AgentSettings;
@@ -75,8 +76,9 @@ pub struct SensorArgs {
 }
 
 impl AgentCommand {
-    /// Does it. `reexec` are the arguments that make this executable an agent, before the agent's own.
-    pub fn execute(self, reexec: &'static [&'static str]) -> Result<()> {
+    /// Does it. `reexec` are the arguments that make this executable an agent, before the agent's own. Into `log` goes what the
+    /// workers print; without one they share this process' standard error.
+    pub fn execute(self, reexec: &'static [&'static str], log: Option<LogFile>) -> Result<()> {
         match self {
             AgentCommand::Run(args) => {
                 let settings = AgentSettings::load(args.config.as_deref())?;
@@ -86,6 +88,7 @@ impl AgentCommand {
                     lock: args.lock,
                     config: args.config,
                     settings,
+                    log,
                     reexec,
                     stop_at_stdin_end: args.stop_at_stdin_end,
                 })

@@ -17,6 +17,7 @@ mod settings;
 mod uplink;
 mod watch;
 mod worker;
+mod worker_log;
 mod worker_process;
 
 pub use command::AgentCommand;
@@ -25,3 +26,4 @@ pub use settings::{
     SettingsError,
 };
 pub use watchfire_detect::rule_id;
+pub use watchfire_logfile::{LogError, LogFile, LogSettings, Severity};

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use watchfire_confine::CgroupHome;
 use watchfire_event::StreamId;
 use watchfire_host::Identity;
+use watchfire_logfile::LogFile;
 use watchfire_pace::{Backoff, BackoffSettings, Random};
 use watchfire_wire::v1::{self, agent_frame::Body};
 use watchfire_wire::{batch_counts, decode_books, read_raw_frame};
@@ -62,6 +63,8 @@ pub(crate) struct MasterOrders {
     /// The settings' file, handed on to the workers.
     pub(crate) config: Option<PathBuf>,
     pub(crate) settings: AgentSettings,
+    /// Where what the workers print goes.
+    pub(crate) log: Option<LogFile>,
     /// Arguments that make this executable an agent: empty for `watchfire-agent`.
     pub(crate) reexec: &'static [&'static str],
     /// End when stdin ends: the parent holds the other end and does not outlive it.
@@ -235,7 +238,10 @@ impl Master {
         let confinement = crate::confinement::sensor(&self.orders.settings.limits.sensor);
         let mut command = self.command(stream, theirs.into());
         let home = self.home.as_ref();
-        let worker = WorkerProcess::start("sensor", &mut command, &confinement, home, ours, relay)?;
+        let mut worker = WorkerProcess::start("sensor", &mut command, &confinement, home, ours, relay)?;
+        if let (Some(output), Some(log)) = (worker.output(), &self.orders.log) {
+            crate::worker_log::relay("sensor", output, log.clone()).context("read what the worker prints")?;
+        }
         self.watch.begin(worker.tgid());
         self.worker = Some(worker);
         self.ended = None;
@@ -305,6 +311,9 @@ impl Master {
             command.arg("--config").arg(config);
         }
         command.stdin(Stdio::null());
+        if self.orders.log.is_some() {
+            command.stderr(Stdio::piped());
+        }
         crate::worker::inherit_link(&mut command, link);
         command
     }

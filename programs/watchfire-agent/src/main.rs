@@ -1,32 +1,38 @@
 //! The agent on each host.
 
+mod logs;
+
 use std::process::ExitCode;
 
 use clap::Parser;
 use watchfire_agent::AgentCommand;
 
+use crate::logs::LogOptions;
+
 /// Watchfire's agent: sees what matters on this host, judges it here, and would rather die than hurt the host.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
+    #[command(flatten)]
+    log: LogOptions,
     #[command(subcommand)]
     command: AgentCommand,
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    match Cli::parse().command.execute(&[]) {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = Cli::parse();
+    let log = match logs::start(&cli.log) {
+        Ok(log) => log,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "the agent ends");
-            ExitCode::FAILURE
+            eprintln!("watchfire-agent: {error:#}");
+            return ExitCode::FAILURE;
         }
+    };
+    let into_a_file = log.is_some();
+    let Err(error) = cli.command.execute(&[], log) else { return ExitCode::SUCCESS };
+    tracing::error!(error = format!("{error:#}"), "the agent ends");
+    if into_a_file {
+        eprintln!("watchfire-agent: {error:#}");
     }
+    ExitCode::FAILURE
 }
