@@ -266,6 +266,11 @@ impl Installation {
         self.begun.output()
     }
 
+    /// Whether /healthz answers 200.
+    pub fn is_healthy(&self) -> bool {
+        self.begun.is_healthy()
+    }
+
     /// The agent's processes.
     pub fn agent_processes(&self) -> Vec<(u32, u64)> {
         descendants(self.begun.child.id())

@@ -1,17 +1,19 @@
 //! Whole-system scenarios: the real program, the real kernel, one file for each capability under `tests/`.
 //!
 //! This library holds what they share: a running `watchfire up` with its own data directory ([`Installation`]), what its API
-//! and its commands say, and the processes it started.
+//! and its commands say, the processes it started, and a disk that can be filled ([`SmallDisk`]).
 
 #![forbid(unsafe_code)]
 
 mod installation;
 mod patience;
 mod processes;
+mod small_disk;
 
 pub use installation::{Begun, Ground, Installation, free_port, program};
 pub use patience::eventually;
 pub use processes::{alive, descendants};
+pub use small_disk::SmallDisk;
 
 /// The reason why a scenario cannot run here at all, if there is one: print it after `skipped: `.
 pub fn obstacle() -> Option<&'static str> {

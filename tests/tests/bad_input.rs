@@ -1,5 +1,6 @@
 //! Bad input: each time a clear message that names the thing, nothing stored is lost, no sensor stops, and nothing is printed raw.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,13 +14,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use watchfire_behavior::{BEHAVIORS, Stage, mentions};
-use watchfire_tests::{Begun, Ground, Installation, eventually, free_port, obstacle, program};
+use watchfire_tests::{
+    Begun, Ground, Installation, SmallDisk, alive, eventually, free_port, obstacle, program,
+};
 
 /// One installation at a time: two agents on a host see each other's work.
 static ALONE: Mutex<()> = Mutex::new(());
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+/// The server's longest pause between two tries of a store that refused is 5 s.
+const STORED_AGAIN_WITHIN: Duration = Duration::from_secs(20);
 /// Clears the screen, sets the title, rings, turns the reading direction round, breaks the line, is no UTF-8.
 const HOSTILE: &[u8] = b"\x1b[2J\x1b]0;owned\x07\xe2\x80\xaegnp.exe\nforged line\xff";
 
@@ -283,6 +288,60 @@ fn a_file_name_with_a_newline_stays_one_row() -> Result<()> {
     })
 }
 
+/// So many refusals in the log are some three seconds of a full disk: the pauses between the tries double from 0.1 s.
+const REFUSALS: usize = 6;
+
+#[test]
+fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
+    scenario(|| {
+        let ground = Ground::new()?;
+        let disk = SmallDisk::mount_on(&ground.data())?;
+        let up = ground.start()?;
+        let agent = up.agent_processes();
+        let (early, late) = (Stage::new()?, Stage::new()?);
+        run_numbered(&early)?;
+        add_key(&early)?;
+        await_alert(&up, &early, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, SHOWN_WITHIN)?;
+        let stored = alert_ids(&up)?;
+
+        disk.fill()?;
+        run_numbered(&late)?;
+        add_key(&late)?;
+        let full = eventually(SHOWN_WITHIN, || {
+            Ok((up.output().matches("no space left").count() >= REFUSALS).then_some(()))
+        })?;
+        ensure!(full.is_some(), "the full disk is not named:\n{}", up.output());
+        let line = up.output().lines().find(|line| line.contains("no space left")).map(str::to_owned);
+        let line = line.context("the line is still there")?;
+        ensure!(line.contains("ERROR") && line.contains(&ground.data().display().to_string()), "{line}");
+        // It watches on and answers; what it cannot store is neither shown nor counted as stored.
+        ensure!(up.is_healthy(), "not healthy on a full disk:\n{}", up.output());
+        await_numbered(&up, &early, Duration::ZERO)?;
+        let alerts = up.alerts()?;
+        ensure!(!alerts.iter().any(|(text, _)| mentions(late.mark(), text)), "stored on a full disk");
+        let then = verdict(&up)?;
+
+        disk.free()?;
+        await_alert(&up, &late, STORED_AGAIN_WITHIN)?;
+        await_numbered(&up, &late, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, Duration::ZERO)?;
+        let now = alert_ids(&up)?;
+        ensure!(stored.is_subset(&now), "alerts lost: {:?}", stored.difference(&now));
+        an_alert_still_comes(&up)?;
+        let balanced = eventually(SHOWN_WITHIN, || {
+            let verdict = verdict(&up)?;
+            // Not the books of before: they close too.
+            let fresh = verdict["time"].as_str() > then["time"].as_str();
+            Ok((fresh && verdict["balanced"] == true).then_some(()))
+        })?;
+        ensure!(balanced.is_some(), "the books do not close: {}", verdict(&up)?);
+        ensure!(alive(&agent) == agent, "a process of the agent ended:\n{}", up.output());
+        ensure!(!up.output().contains("panicked"), "{}", up.output());
+        Ok(())
+    })
+}
+
 /// Speaks of any program whose arguments hold one odd word.
 const OWN_RULE: &str = "\
 title: Own rule of the scenario
@@ -315,12 +374,37 @@ fn second_on(ground: &Ground) -> Result<Begun> {
 
 fn an_alert_still_comes(up: &Installation) -> Result<()> {
     let stage = Stage::new()?;
+    add_key(&stage)?;
+    await_alert(up, &stage, SHOWN_WITHIN)
+}
+
+/// Adds an ssh key in the stage, which makes an alert.
+fn add_key(stage: &Stage) -> Result<()> {
     let behavior = BEHAVIORS.iter().find(|behavior| behavior.name == "ssh_authorized_keys/append");
-    (behavior.context("the behaviour exists")?.attack)(&stage)?;
-    let seen = eventually(SHOWN_WITHIN, || {
+    (behavior.context("the behaviour exists")?.attack)(stage)?;
+    Ok(())
+}
+
+fn await_alert(up: &Installation, stage: &Stage, allowed: Duration) -> Result<()> {
+    let seen = eventually(allowed, || {
         Ok(up.alerts()?.iter().any(|(text, _)| mentions(stage.mark(), text)).then_some(()))
     })?;
     seen.with_context(|| format!("no alert comes any more:\n{}", up.output()))
+}
+
+/// The ids of all stored alerts; an error when one is stored twice.
+fn alert_ids(up: &Installation) -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    for (text, alert) in up.alerts()? {
+        let id = alert["id"].as_str().with_context(|| format!("no id: {text}"))?;
+        ensure!(ids.insert(id.to_owned()), "stored twice: {text}");
+    }
+    Ok(ids)
+}
+
+/// Whether the books close, and as of when.
+fn verdict(up: &Installation) -> Result<Value> {
+    up.lines(&["ledger", "--json"])?.pop().context("the ledger has a last line")
 }
 
 /// Every line a command prints is UTF-8 without control characters.
@@ -340,6 +424,30 @@ fn run_with(stage: &Stage, argument: &OsStr) -> Result<()> {
     let mut command = Command::new("/bin/true");
     command.arg(argument).current_dir(stage.dir()).stdin(Stdio::null());
     ensure!(command.status().context("run /bin/true")?.success(), "/bin/true failed");
+    Ok(())
+}
+
+/// Enough execs to need more than one page of a disk.
+const NUMBERED: usize = 20;
+
+/// Runs `/bin/true N` for each N below [`NUMBERED`].
+fn run_numbered(stage: &Stage) -> Result<()> {
+    (0..NUMBERED).try_for_each(|number| run_with(stage, OsStr::new(&number.to_string())))
+}
+
+/// Waits until each of them is shown, and insists that none is shown twice.
+fn await_numbered(up: &Installation, stage: &Stage, allowed: Duration) -> Result<()> {
+    let mut counts = BTreeMap::new();
+    let all = eventually(allowed, || {
+        counts.clear();
+        for event in execs(up)?.iter().filter(|event| mentions_mark(event, stage)) {
+            let number = argument(event, 1).and_then(|argument| argument.parse::<usize>().ok());
+            *counts.entry(number).or_insert(0) += 1;
+        }
+        Ok((0..NUMBERED).all(|number| counts.contains_key(&Some(number))).then_some(()))
+    })?;
+    let once = (0..NUMBERED).all(|number| counts.get(&Some(number)) == Some(&1));
+    ensure!(all.is_some() && once, "execs shown: {counts:?}:\n{}", up.output());
     Ok(())
 }
 
