@@ -342,6 +342,69 @@ fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
     })
 }
 
+/// Hides the kernel's types from `watchfire up` alone: a mount namespace of its own, an empty folder over the file.
+const WITHOUT_BTF: &str =
+    r#"if [ -d /sys/kernel/btf ]; then mount -t tmpfs none /sys/kernel/btf; fi && exec "$0" "$@""#;
+
+#[test]
+fn without_the_kernels_types_another_source_sees_execs_and_the_gaps_are_named() -> Result<()> {
+    scenario(|| {
+        let ground = Ground::new()?;
+        let address = free_port()?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", WITHOUT_BTF]).arg(program()?);
+        command.arg("up").arg("--data-dir").arg(ground.data()).args(["--listen", &address.to_string()]);
+        let up = Begun::start(&mut command, address, ground.data(), &ground.path("output"))?.healthy()?;
+        let agent = up.agent_processes();
+
+        let sources = eventually(SHOWN_WITHIN, || {
+            let sources = up.lines(&["sources", "--json"])?;
+            Ok((!sources.is_empty()).then_some(sources))
+        })?;
+        let sources = sources.context("no sources are listed")?;
+        let field = |source: &Value, name| source[name].as_str().unwrap_or_default().to_owned();
+        for name in ["ebpf process", "ebpf network", "ebpf udp", "ebpf privilege"] {
+            let source = sources.iter().find(|source| source["name"] == name);
+            let source = source.with_context(|| format!("{name} is not listed"))?;
+            ensure!(source["state"] == "unavailable", "{source}");
+            ensure!(field(source, "detail").contains("no BTF (/sys/kernel/btf/vmlinux)"), "{source}");
+        }
+        let table = String::from_utf8(up.said(&["sources"])?)?;
+        ensure!(
+            table.contains("unavailable") && table.contains("BTF"),
+            "the table does not say so:\n{table}"
+        );
+        let stands_in = |source: &&Value| {
+            ["audit", "proc connector"].contains(&source["name"].as_str().unwrap_or_default())
+                && source["state"] == "active"
+        };
+        let standing_in = sources.iter().find(stands_in).context("no other source sees processes")?;
+        // Neither tells everything, and each says what.
+        ensure!(
+            field(standing_in, "detail").contains("not "),
+            "its blind spots are not named: {standing_in}"
+        );
+
+        // Alive while the agent looks at it: these sources leave part of a process to be read from /proc.
+        let stage = Stage::new()?;
+        let mut command = Command::new("/bin/sleep");
+        command.arg("2").current_dir(stage.dir()).stdin(Stdio::null());
+        let mut sleeper = command.spawn().context("start sleep")?;
+        let event = eventually(SHOWN_WITHIN, || {
+            Ok(execs(&up)?.into_iter().find(|event| mentions_mark(event, &stage)))
+        })?;
+        ensure!(sleeper.wait().context("wait for sleep")?.success(), "sleep failed");
+        let event = event.with_context(|| format!("the exec is not shown:\n{}", up.output()))?;
+        ensure!(event["process"]["tgid"] == sleeper.id(), "{event}");
+        ensure!(event["process"]["argv"] == json!(["/bin/sleep", "2"]), "{event}");
+        ensure!(event["parent"]["tgid"] == std::process::id(), "{event}");
+        an_alert_still_comes(&up)?;
+        ensure!(alive(&agent) == agent, "a process of the agent ended:\n{}", up.output());
+        ensure!(!up.output().contains("panicked"), "{}", up.output());
+        Ok(())
+    })
+}
+
 /// Speaks of any program whose arguments hold one odd word.
 const OWN_RULE: &str = "\
 title: Own rule of the scenario
