@@ -342,6 +342,42 @@ fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
     })
 }
 
+#[test]
+fn a_stop_and_a_refused_start_on_a_full_disk_lose_nothing_stored() -> Result<()> {
+    scenario(|| {
+        let ground = Ground::new()?;
+        let disk = SmallDisk::mount_on(&ground.data())?;
+        let up = ground.start()?;
+        let (early, late) = (Stage::new()?, Stage::new()?);
+        run_numbered(&early)?;
+        add_key(&early)?;
+        await_alert(&up, &early, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, SHOWN_WITHIN)?;
+        let stored = alert_ids(&up)?;
+        disk.fill()?;
+        run_numbered(&late)?;
+        let full = eventually(SHOWN_WITHIN, || Ok(up.output().contains("no space left").then_some(())))?;
+        full.with_context(|| format!("the full disk is not named:\n{}", up.output()))?;
+        let (_, took) = up.terminate()?;
+        ensure!(took <= Duration::from_secs(10), "took {took:?}");
+        let said = fs::read_to_string(ground.path("output")).context("read what it wrote")?;
+        ensure!(said.contains("archived=false"), "said to be archived on a full disk:\n{said}");
+
+        // The stop has given some pages back.
+        disk.fill()?;
+        let said = refused(&mut ground.begin(free_port()?)?)?;
+        ensure!(said.contains(&ground.data().display().to_string()), "{said}");
+        ensure!(said.to_lowercase().contains("no space left"), "{said}");
+
+        disk.free()?;
+        let up = ground.start()?;
+        await_numbered(&up, &early, SHOWN_WITHIN)?;
+        let now = alert_ids(&up)?;
+        ensure!(stored.is_subset(&now), "alerts lost: {:?}", stored.difference(&now));
+        an_alert_still_comes(&up)
+    })
+}
+
 /// Hides the kernel's types from `watchfire up` alone: a mount namespace of its own, an empty folder over the file.
 const WITHOUT_BTF: &str =
     r#"if [ -d /sys/kernel/btf ]; then mount -t tmpfs none /sys/kernel/btf; fi && exec "$0" "$@""#;

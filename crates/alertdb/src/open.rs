@@ -69,7 +69,7 @@ pub enum AlertDbError {
         found: i64,
     },
     /// The disk, or the quota, is full. What was stored is still there.
-    #[error("{}: no space left to store alerts", path.display())]
+    #[error("{}: no space left to store alerts; free some, nothing stored is lost", path.display())]
     Full {
         /// The file.
         path: PathBuf,
@@ -245,6 +245,12 @@ fn check(connection: &Connection) -> rusqlite::Result<()> {
 
 fn classify(path: &Path, attempt: &'static str, source: rusqlite::Error) -> AlertDbError {
     let path = path.into();
+    // A full disk shows first in the -shm file, which SQLite grows before it writes, and then it speaks of an I/O error
+    // (`unixShmMap` in its os_unix.c).
+    let extended = source.sqlite_error().map(|error| error.extended_code);
+    if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+        return AlertDbError::Full { path, source };
+    }
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => AlertDbError::Corrupt { path, source },
         Some(ErrorCode::DiskFull) => AlertDbError::Full { path, source },
@@ -348,6 +354,15 @@ mod tests {
                 drop((db.alerts(&crate::AlertQuery { limit: 9, ..Default::default() }), db.hosts()));
             }
             prop_assert!(fs::metadata(&path).unwrap().len() >= bytes.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_disk_too_full_for_the_shared_memory_file_is_called_full() {
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_IOERR_SHMSIZE] {
+            let source = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            let error = classify(Path::new("alerts.db"), "set up the journal", source);
+            assert!(matches!(error, AlertDbError::Full { .. }), "{code}: {error:?}");
         }
     }
 

@@ -109,11 +109,12 @@ impl ServerHandle {
         let left = end.saturating_duration_since(Instant::now());
         let http = self.http;
         let served = self.runtime.block_on(async { tokio::time::timeout(left, http).await.is_ok() });
-        let archived = join_until(self.archiver, end) && flush(&self.shared, end);
+        let flushed = join_until(self.archiver, end).and_then(|()| flush(&self.shared, end));
+        let archived = flushed == Some(true);
         self.runtime.shutdown_timeout(Duration::from_millis(100));
         self.data.withdraw();
         tracing::info!(drained, served, archived, "server stopped");
-        drained && served && archived
+        drained && served && flushed.is_some()
     }
 }
 
@@ -191,26 +192,28 @@ fn archive_until_stopped(shared: &Shared) {
 }
 
 /// Archives what the drained sessions left in the log; on a thread of its own, so that a slow disk cannot hold the
-/// process beyond its deadline.
-fn flush(shared: &Arc<Shared>, end: Instant) -> bool {
+/// process beyond its deadline. Whether all is archived; `None` when that was not known in time.
+fn flush(shared: &Arc<Shared>, end: Instant) -> Option<bool> {
     let shared = shared.clone();
     let run = move || {
-        if let Err(error) = shared.stores.flush() {
+        let flushed = shared.stores.flush();
+        if let Err(error) = flushed {
             let error = format!("{:#}", anyhow::Error::from(error));
             tracing::error!(error, "events stay in the log for the next start");
+            return false;
         }
+        true
     };
-    std::thread::Builder::new()
-        .name("flush".to_owned())
-        .spawn(run)
-        .is_ok_and(|thread| join_until(thread, end))
+    let thread = std::thread::Builder::new().name("flush".to_owned()).spawn(run).ok()?;
+    join_until(thread, end)
 }
 
-fn join_until(thread: JoinHandle<()>, end: Instant) -> bool {
+/// What the thread returned; `None` when it was not done in time, or panicked.
+fn join_until<T>(thread: JoinHandle<T>, end: Instant) -> Option<T> {
     while !thread.is_finished() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
     }
-    thread.is_finished() && thread.join().is_ok()
+    if thread.is_finished() { thread.join().ok() } else { None }
 }
 
 fn hostname() -> String {
