@@ -152,9 +152,29 @@ fn readable(fd: &impl AsFd, timeout: Duration) -> bool {
     rustix::event::poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
+/// Whether the other end was closed. A poll that fails has not seen it.
+fn hung_up(fd: &impl AsFd) -> bool {
+    // Asked for nothing, it still tells of that.
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    let polled = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    #[test]
+    fn a_peer_has_hung_up_once_it_is_closed_and_not_while_it_is_silent_or_speaks() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        assert!(!hung_up(&here));
+        there.write_all(b"words").unwrap();
+        assert!(!hung_up(&here));
+        drop(there);
+        assert!(hung_up(&here));
+    }
 
     #[test]
     fn a_socket_path_the_kernel_cannot_take_is_named_with_its_length() {

@@ -44,6 +44,8 @@ enum SessionError {
     TooManyHosts,
     #[error("the store refused until the server stopped")]
     StoreRefused,
+    #[error("the store refused until the peer left")]
+    PeerLeft,
 }
 
 impl SessionError {
@@ -51,7 +53,10 @@ impl SessionError {
     fn is_malformed(&self) -> bool {
         !matches!(
             self,
-            SessionError::Frame(FrameError::Io(_)) | SessionError::StoreRefused | SessionError::TooManyHosts
+            SessionError::Frame(FrameError::Io(_))
+                | SessionError::StoreRefused
+                | SessionError::PeerLeft
+                | SessionError::TooManyHosts
         )
     }
 }
@@ -100,6 +105,11 @@ impl Link {
     /// Whether a frame began to arrive.
     fn has_more(&self, timeout: Duration) -> bool {
         !self.reader.buffer().is_empty() || readable(self.reader.get_ref(), timeout)
+    }
+
+    /// Whether the peer has closed its end. What it sent before may still wait to be read.
+    fn hung_up(&self) -> bool {
+        super::hung_up(self.reader.get_ref())
     }
 
     /// The next frame, or `None` at the end of the stream.
@@ -158,11 +168,15 @@ impl<'a> Session<'a> {
         };
         let host = crate::agents::name_or_id(&hello.hostname, stream.host);
         let meta = StreamMeta { stream, booted: UnixNanos(hello.booted), hostname: hello.hostname.clone() };
+        // An agent that is not welcomed in time comes again: were its earlier connections not given up, a disk that stays full
+        // would collect them. Nothing is lost by that, for nothing was taken yet.
+        let waits = || !link.hung_up();
         // What an earlier connection left unsynced is about to be promised.
-        retried(shared, "sync events", || shared.stores.sync())?;
+        retried_while(shared, "sync events", waits, || shared.stores.sync())?;
         let last_batch = shared.stores.last_batch(stream);
-        let last_alert = retried(shared, "read last alert", || shared.stores.last_alert(stream))?;
-        retried(shared, "store host", || shared.stores.host_seen(stream, &hello))?;
+        let last_alert =
+            retried_while(shared, "read last alert", waits, || shared.stores.last_alert(stream))?;
+        retried_while(shared, "store host", waits, || shared.stores.host_seen(stream, &hello))?;
         tracing::info!(host = %stream.host, hostname = host, last_batch, last_alert, "agent connected");
         if !shared.agents.connected(stream, hello.clone()) {
             return Err(SessionError::TooManyHosts);
@@ -340,10 +354,21 @@ fn books_so_far(lake: &Books) -> Books {
     books
 }
 
-/// Tries until it works or the server stops: a full disk is waited out, and the agent with it.
+/// Tries until it works or the server stops: a full disk is waited out, and the agent with it. What the agent sent is kept even
+/// if it leaves meanwhile.
 fn retried<T, E: std::error::Error + Send + Sync + 'static>(
     shared: &Shared,
     attempt: &'static str,
+    step: impl Fn() -> Result<T, E>,
+) -> Result<T, SessionError> {
+    retried_while(shared, attempt, || true, step)
+}
+
+/// The same, as long as the peer waits for it.
+fn retried_while<T, E: std::error::Error + Send + Sync + 'static>(
+    shared: &Shared,
+    attempt: &'static str,
+    peer_waits: impl Fn() -> bool,
     step: impl Fn() -> Result<T, E>,
 ) -> Result<T, SessionError> {
     let mut pause = FIRST_RETRY;
@@ -357,6 +382,9 @@ fn retried<T, E: std::error::Error + Send + Sync + 'static>(
         while Instant::now() < until {
             if shared.stopping() {
                 return Err(SessionError::StoreRefused);
+            }
+            if !peer_waits() {
+                return Err(SessionError::PeerLeft);
             }
             std::thread::sleep(TICK.min(pause));
         }
