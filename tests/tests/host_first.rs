@@ -146,6 +146,33 @@ fn killed_at_any_moment_the_agent_comes_back_and_leaves_nothing() -> Result<()> 
     })
 }
 
+#[test]
+fn the_doctor_tries_everything_for_real_and_leaves_nothing() -> Result<()> {
+    scenario(|| {
+        let ground = Ground::new()?;
+        let state = ground.data().join("agent");
+        fs::create_dir(&state).context("make a state directory")?;
+        let others = hooks();
+        let mut command = Command::new(program()?);
+        command.args(["agent", "doctor", "--json", "--state-dir"]).arg(&state);
+        let output = command.arg("--lock").arg(state.join("lock")).stdin(Stdio::null()).output();
+        let output = output.context("run the doctor")?;
+        let said = String::from_utf8(output.stdout).context("JSON is UTF-8")?;
+        ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        let findings = said.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        let verdict = |what: &str| {
+            let named = |finding: &&Value| finding["what"].as_str().is_some_and(|it| it.starts_with(what));
+            findings.iter().find(named).map(|finding| finding["verdict"].as_str().unwrap_or_default())
+        };
+        for what in ["privileges", "the agent's lock", "ebpf process", "capabilities", "system call filter"] {
+            ensure!(verdict(what) == Some("works"), "{what}: {:?}:\n{said}", verdict(what));
+        }
+        ensure!(hooks().is_subset(&others), "the doctor left hooks in the kernel");
+        ensure!(cgroups_named(&cgroup_of(&ground)?).is_empty(), "the doctor left a cgroup");
+        Ok(())
+    })
+}
+
 /// Starts programs as fast as two threads can until `reached`; whether it was, in time.
 fn storm_until(reached: impl Fn() -> Result<bool>) -> Result<bool> {
     let over = AtomicBool::new(false);

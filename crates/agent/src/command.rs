@@ -8,9 +8,13 @@ use clap::{Args, Subcommand};
 use watchfire_event::{BootId, BootNanos, HostId, StreamId, printable};
 use watchfire_logfile::LogFile;
 
+use crate::doctor::{self, Patient};
 use crate::master::{self, MasterOrders};
 use crate::settings::AgentSettings;
 use crate::worker::{self, SensorOrders, SourceReport};
+
+const STATE_DIR: &str = "/var/lib/watchfire-agent";
+const LOCK: &str = "/run/watchfire-agent.lock";
 
 /// What the agent can be told to do.
 #[derive(Debug, Subcommand)]
@@ -19,6 +23,8 @@ pub enum AgentCommand {
     Run(RunArgs),
     /// Say which sources this host offers, which one is used, and what it cannot see.
     Sources(SourcesArgs),
+    /// Say what works on this host, what does not, why, and what to do; exit status 1 when processes cannot be seen.
+    Doctor(DoctorArgs),
     /// Be a worker; started by the master only.
     #[command(hide = true, subcommand)]
     Worker(WorkerCommand),
@@ -31,10 +37,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     server_socket: PathBuf,
     /// Where the agent keeps its host id.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/watchfire-agent")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Held while the agent runs: a second agent that finds it held does not start.
-    #[arg(long, value_name = "FILE", default_value = "/run/watchfire-agent.lock")]
+    #[arg(long, value_name = "FILE", default_value = LOCK)]
     lock: PathBuf,
     /// Settings, as partial JSON over the defaults.
     #[arg(long, value_name = "FILE")]
@@ -55,11 +61,30 @@ pub struct SourcesArgs {
     json: bool,
 }
 
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Where the agent keeps its host id.
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// The lock that an agent on this host holds.
+    #[arg(long, value_name = "FILE", default_value = LOCK)]
+    lock: PathBuf,
+    /// Settings, as partial JSON over the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// JSON Lines instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
 /// The workers.
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
     /// Sensors and detection.
     Sensor(SensorArgs),
+    /// Only closes itself as the sensor worker does; started by the doctor.
+    Probe,
 }
 
 /// Arguments of the sensor worker.
@@ -98,6 +123,17 @@ impl AgentCommand {
                 let reports = worker::attach(&settings).reports;
                 print_sources(&reports, args.json).context("print the sources")
             }
+            AgentCommand::Doctor(args) => {
+                let settings = AgentSettings::load(args.config.as_deref())?;
+                let (state_dir, lock) = (&args.state_dir, &args.lock);
+                let patient = Patient { settings: &settings, state_dir, lock, reexec };
+                anyhow::ensure!(
+                    doctor::run(&patient, args.json)?,
+                    "no source of processes works on this host"
+                );
+                Ok(())
+            }
+            AgentCommand::Worker(WorkerCommand::Probe) => doctor::probe(),
             AgentCommand::Worker(WorkerCommand::Sensor(args)) => {
                 let link = worker::take_link().context("a worker is started by its master, not by hand")?;
                 let incarnation = BootNanos(args.incarnation);

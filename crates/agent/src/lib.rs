@@ -10,8 +10,10 @@
 mod backlog;
 mod command;
 mod confinement;
+mod doctor;
 mod lock;
 mod master;
+mod notify;
 mod own_use;
 mod settings;
 mod uplink;

@@ -25,6 +25,7 @@ use watchfire_wire::{batch_counts, decode_books, read_raw_frame};
 
 use crate::backlog::Backlog;
 use crate::lock::AgentLock;
+use crate::notify::{ServiceManager, Word};
 use crate::own_use::own_use;
 use crate::settings::AgentSettings;
 use crate::uplink::Uplink;
@@ -121,6 +122,8 @@ struct Master {
     /// Why the last worker ended, where it was not the master's wish.
     ended: Option<String>,
     status_due: Instant,
+    service: ServiceManager,
+    ready: bool,
 }
 
 impl Master {
@@ -160,6 +163,8 @@ impl Master {
             not_before: now,
             ended: None,
             status_due: now,
+            service: ServiceManager::find(),
+            ready: false,
         }
     }
 
@@ -171,10 +176,13 @@ impl Master {
                 self.start_worker().context("start the sensor worker")?;
             }
             self.tell_idle(now);
+            self.service.tell(if self.ready { Word::Alive } else { Word::Ready });
+            self.ready = true;
             let patience = self.next_due(now).saturating_duration_since(now);
             match inbox.recv_timeout(patience) {
                 Ok(Notice::Stop(why)) => {
                     info!(why, "stopping");
+                    self.service.tell(Word::Stopping);
                     self.stop_worker();
                     self.close_stream();
                     return Ok(());

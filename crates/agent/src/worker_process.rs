@@ -13,7 +13,7 @@ use watchfire_confine::{Cgroup, CgroupHome, Confined, Confinement};
 /// A worker told to stop drains its sources and sends what it holds; then it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 /// What is left in its cgroup has this long to be gone.
-const CGROUP_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const CGROUP_GRACE: Duration = Duration::from_secs(1);
 
 /// A running worker.
 pub(crate) struct WorkerProcess {

@@ -11,4 +11,4 @@ mod sources;
 
 pub(crate) use link::{inherit_link, take_link};
 pub(crate) use sensor::{SensorOrders, run};
-pub(crate) use sources::{SourceReport, attach};
+pub(crate) use sources::{SourceReport, SourceState, attach};
