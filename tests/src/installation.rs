@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use watchfire_behavior::{BEHAVIORS, Stage, mentions};
 
 use crate::patience::eventually;
 use crate::processes::{alive, descendants};
@@ -19,6 +20,8 @@ use crate::processes::{alive, descendants};
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
 /// What the contract allows between SIGTERM and the end; the scenario that measures it does so itself.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// From a behaviour to its alert, on a machine that may be busy.
+const ALERT_WITHIN: Duration = Duration::from_secs(20);
 /// An answer of the API is read to these many bytes.
 const ANSWER_LIMIT: u64 = 256 * 1024 * 1024;
 
@@ -259,6 +262,20 @@ impl Installation {
     pub fn lines(&self, arguments: &[&str]) -> Result<Vec<Value>> {
         let text = String::from_utf8(self.said(arguments)?).context("JSON is UTF-8")?;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    /// Does one thing that is worth an alert, and waits for it.
+    ///
+    /// # Errors
+    /// When none comes, with what the program wrote.
+    pub fn raises_an_alert(&self) -> Result<()> {
+        let stage = Stage::new()?;
+        let behavior = BEHAVIORS.iter().find(|behavior| behavior.name == "ssh_authorized_keys/append");
+        (behavior.context("the behaviour exists")?.attack)(&stage)?;
+        let seen = eventually(ALERT_WITHIN, || {
+            Ok(self.alerts()?.iter().any(|(text, _)| mentions(stage.mark(), text)).then_some(()))
+        })?;
+        seen.with_context(|| format!("no alert comes:\n{}", self.output()))
     }
 
     /// What `watchfire up` has written so far.

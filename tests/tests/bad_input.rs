@@ -71,7 +71,7 @@ fn a_second_start_on_the_same_directory_is_refused_and_harms_nothing() -> Result
         let up = ground.start()?;
         let output = refused(&mut second_on(&ground)?)?;
         ensure!(output.contains(&ground.data().display().to_string()), "{output}");
-        an_alert_still_comes(&up)
+        up.raises_an_alert()
     })
 }
 
@@ -169,7 +169,7 @@ fn a_broken_rule_file_is_named_and_the_others_stay() -> Result<()> {
             Ok(alerts.iter().any(mine).then_some(()))
         })?;
         ensure!(own.is_some(), "the good rule beside the broken ones does not speak:\n{}", up.output());
-        an_alert_still_comes(&up)
+        up.raises_an_alert()
     })
 }
 
@@ -328,7 +328,7 @@ fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
         await_numbered(&up, &early, Duration::ZERO)?;
         let now = alert_ids(&up)?;
         ensure!(stored.is_subset(&now), "alerts lost: {:?}", stored.difference(&now));
-        an_alert_still_comes(&up)?;
+        up.raises_an_alert()?;
         let balanced = eventually(SHOWN_WITHIN, || {
             let verdict = verdict(&up)?;
             // Not the books of before: they close too.
@@ -374,7 +374,7 @@ fn a_stop_and_a_refused_start_on_a_full_disk_lose_nothing_stored() -> Result<()>
         await_numbered(&up, &early, SHOWN_WITHIN)?;
         let now = alert_ids(&up)?;
         ensure!(stored.is_subset(&now), "alerts lost: {:?}", stored.difference(&now));
-        an_alert_still_comes(&up)
+        up.raises_an_alert()
     })
 }
 
@@ -434,7 +434,7 @@ fn without_the_kernels_types_another_source_sees_execs_and_the_gaps_are_named() 
         ensure!(event["process"]["tgid"] == sleeper.id(), "{event}");
         ensure!(event["process"]["argv"] == json!(["/bin/sleep", "2"]), "{event}");
         ensure!(event["parent"]["tgid"] == std::process::id(), "{event}");
-        an_alert_still_comes(&up)?;
+        up.raises_an_alert()?;
         ensure!(alive(&agent) == agent, "a process of the agent ended:\n{}", up.output());
         ensure!(!up.output().contains("panicked"), "{}", up.output());
         Ok(())
@@ -469,12 +469,6 @@ fn second_on(ground: &Ground) -> Result<Begun> {
     let mut command = Command::new(program()?);
     command.arg("up").arg("--data-dir").arg(ground.data()).args(["--listen", &address.to_string()]);
     Begun::start(&mut command, address, ground.data(), &ground.path("second-output"))
-}
-
-fn an_alert_still_comes(up: &Installation) -> Result<()> {
-    let stage = Stage::new()?;
-    add_key(&stage)?;
-    await_alert(up, &stage, SHOWN_WITHIN)
 }
 
 /// Adds an ssh key in the stage, which makes an alert.

@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use watchfire_behavior::{BEHAVIORS, Stage, mentions};
 use watchfire_tests::{Ground, Installation, alive, eventually, obstacle, program};
 
 /// One installation at a time: two agents on a host see each other's work.
@@ -92,7 +91,7 @@ fn a_worker_holds_only_what_it_needs() -> Result<()> {
         let cgroup = fs::read_to_string(format!("/proc/{worker}/cgroup")).context("read its cgroup")?;
         ensure!(cgroup.contains(&format!("{}/sensor", cgroup_of(&ground)?)), "{cgroup}");
         // And sees what it should all the same.
-        an_alert_comes(&up)
+        up.raises_an_alert()
     })
 }
 
@@ -111,7 +110,7 @@ fn a_second_agent_is_refused_and_told_who_holds_the_lock() -> Result<()> {
         let master = master_of(&up)?;
         ensure!(!output.status.success() && said.contains("another agent"), "{said}");
         ensure!(said.contains(&format!("process {master}")), "the holder {master} is not named: {said}");
-        an_alert_comes(&up)
+        up.raises_an_alert()
     })
 }
 
@@ -136,7 +135,7 @@ fn killed_at_any_moment_the_agent_comes_back_and_leaves_nothing() -> Result<()> 
             })?;
             ensure!(back.is_some(), "round {round}: not back:\n{}", up.output());
         }
-        an_alert_comes(&up)?;
+        up.raises_an_alert()?;
         let cgroup = cgroup_of(&ground)?;
         ensure!(!cgroups_named(&cgroup).is_empty(), "no cgroup of ours while it runs");
         let (status, _) = up.terminate()?;
@@ -216,16 +215,6 @@ fn books_close(up: &Installation) -> Result<()> {
         Ok(rows.last().is_some_and(|verdict| verdict["balanced"] == true).then_some(()))
     })?;
     closed.with_context(|| format!("the books do not close:\n{}", up.output()))
-}
-
-fn an_alert_comes(up: &Installation) -> Result<()> {
-    let stage = Stage::new()?;
-    let behavior = BEHAVIORS.iter().find(|behavior| behavior.name == "ssh_authorized_keys/append");
-    (behavior.context("the behaviour exists")?.attack)(&stage)?;
-    let seen = eventually(SHOWN_WITHIN, || {
-        Ok(up.alerts()?.iter().any(|(text, _)| mentions(stage.mark(), text)).then_some(()))
-    })?;
-    seen.with_context(|| format!("no alert comes:\n{}", up.output()))
 }
 
 fn worker_of(up: &Installation) -> Result<u32> {
