@@ -10,7 +10,10 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 fn main() {
-    let bpf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bpf");
+    // Asked for when it runs: one build folder may serve several clones, and this program with it.
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo tells a build script where its package is");
+    let bpf = Path::new(&package).join("../../bpf");
     println!("cargo::rerun-if-changed=build.rs");
     for folder in ["", "include", "objects"] {
         println!("cargo::rerun-if-changed={}", bpf.join(folder).display());
