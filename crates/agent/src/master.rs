@@ -217,10 +217,7 @@ impl Master {
             self.stop_worker();
             self.status_due = now;
         }
-        if !changes.is_empty() || now >= self.status_due {
-            *self.breakers.lock().expect("no thread panics while it holds the breakers") =
-                self.watch.status(now);
-        }
+        *self.breakers.lock().expect("no thread panics while it holds the breakers") = self.watch.status(now);
     }
 
     fn start_worker(&mut self) -> Result<()> {

@@ -239,7 +239,7 @@ pub struct RawWorkerLimits {
 impl Default for RawWorkerLimits {
     /// 5 % of a core for half a minute is what a host may notice. A burst may take a whole core: it ends sooner, and nothing is
     /// lost. Niceness 5 is a third of a usual process' weight: where both want the CPU the host's work goes first, and the
-    /// rings are still read in time. The start takes some 55 MB for a moment (the kernel's types are read).
+    /// rings are still read in time. The start takes some 50 MB for a moment (the kernel's types are read).
     fn default() -> Self {
         RawWorkerLimits {
             cpu_percent: 5,
