@@ -163,8 +163,7 @@ impl AlertDb {
 /// Makes a whole database under another name and then renames it, so that a file that is empty or half made is damage and
 /// never a crash at creation.
 fn make(path: &Path) -> Result<(), AlertDbError> {
-    let wal = beside(path, "-wal");
-    if fs::metadata(&wal).is_ok_and(|metadata| metadata.len() > 0) {
+    if has_wal(path) {
         return Err(corrupt(path, "the file is gone, but its -wal, which holds alerts, is still there"));
     }
     let fresh = beside(path, ".new");
@@ -207,7 +206,16 @@ fn check_file(path: &Path) -> Result<(), AlertDbError> {
         page => page,
     };
     let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
-    if length < page * pages { Err(corrupt(path, "the file was cut short")) } else { Ok(()) }
+    // A checkpoint that a full disk stopped has written the first page, which tells the new length, and not the last ones:
+    // those are still in the -wal, and SQLite reads them there.
+    if length < page * pages && !has_wal(path) {
+        return Err(corrupt(path, "the file was cut short"));
+    }
+    Ok(())
+}
+
+fn has_wal(path: &Path) -> bool {
+    fs::metadata(beside(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -303,6 +311,41 @@ mod tests {
             );
             assert_eq!(fs::read(&path).unwrap(), bytes, "{what}: the file was changed");
         }
+    }
+
+    /// What lies on the disk when a checkpoint runs out of space between the first page and the last.
+    #[test]
+    fn a_file_whose_checkpoint_a_full_disk_stopped_is_whole_with_its_wal_and_damaged_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.sqlite");
+        let db = AlertDb::open(&path).unwrap();
+        let fill = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE filler (bytes BLOB) STRICT;
+            INSERT INTO filler VALUES (zeroblob(200000));";
+        db.lock().execute_batch(fill).unwrap();
+        let (short, wal) = (fs::read(&path).unwrap(), fs::read(beside(&path, "-wal")).unwrap());
+        db.lock().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let first_page = fs::read(&path).unwrap()[..4096].to_vec();
+        drop(db);
+
+        let stopped = dir.path().join("stopped.sqlite");
+        fs::write(&stopped, [&first_page, &short[4096..]].concat()).unwrap();
+        assert!(matches!(AlertDb::open(&stopped).unwrap_err(), AlertDbError::Corrupt { .. }));
+        fs::write(beside(&stopped, "-wal"), wal).unwrap();
+        let db = AlertDb::open(&stopped).unwrap();
+        let bytes: i64 =
+            db.lock().query_row("SELECT length(bytes) FROM filler", [], |row| row.get(0)).unwrap();
+        assert_eq!(bytes, 200_000);
+    }
+
+    #[test]
+    fn a_file_cut_short_beside_a_wal_that_lacks_its_pages_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.sqlite");
+        drop(AlertDb::open(&path).unwrap());
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        fs::write(beside(&path, "-wal"), b"no frame").unwrap();
+        assert!(matches!(AlertDb::open(&path).unwrap_err(), AlertDbError::Corrupt { .. }));
     }
 
     #[test]
