@@ -61,7 +61,13 @@ const WALLS: &[Wall] = &[
         why: "a store knows nothing of detection",
     },
     Wall {
-        packages: &["watchfire-pace", "watchfire-spool", "watchfire-confine", "watchfire-logfile"],
+        packages: &[
+            "watchfire-app",
+            "watchfire-pace",
+            "watchfire-spool",
+            "watchfire-confine",
+            "watchfire-logfile",
+        ],
         barred: &[
             "watchfire-agent",
             "watchfire-sensor",
