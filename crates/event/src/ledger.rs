@@ -71,6 +71,8 @@ words! {
         StoreFailed = 6 "store_failed",
         /// A limit on the rate was reached.
         RateLimited = 7 "rate_limited",
+        /// The worker was near its limits, and this kind was given up first.
+        Shed = 9 "shed",
     }
 }
 

@@ -14,6 +14,12 @@ pub mod v1 {
     include!("generated/watchfire.agent.v1.rs");
 }
 
+/// Generated from `proto/worker/v1/worker.proto`, likewise.
+#[expect(missing_docs, reason = "generated; the comments are in the .proto")]
+pub mod worker {
+    include!("generated/watchfire.worker.v1.rs");
+}
+
 pub use alerts::{decode_alert, decode_alert_bytes, encode_alert, encode_alert_bytes};
 pub use batch::{BatchBuilder, batch_counts, decode_batch, known_word};
 pub use books::{decode_books, encode_books};

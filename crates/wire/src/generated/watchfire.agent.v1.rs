@@ -505,6 +505,41 @@ pub struct Status {
     /// why no worker runs just now; empty while one does
     #[prost(string, tag = "10")]
     pub idle: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "11")]
+    pub apps: ::prost::alloc::vec::Vec<AppStatus>,
+    /// the one in force
+    #[prost(uint64, tag = "12")]
+    pub configuration_revision: u64,
+}
+/// One app of a worker.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppStatus {
+    /// sensor, collector, scanner, extension, or a plug-in's name
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub app: ::prost::alloc::string::String,
+    /// off, running, waiting, parked, unavailable, resting, stuck
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    /// why it does not run
+    #[prost(string, tag = "4")]
+    pub why: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub starts: u64,
+    /// panics among them
+    #[prost(uint64, tag = "6")]
+    pub failures: u64,
+    #[prost(uint64, tag = "7")]
+    pub panics: u64,
+    #[prost(uint64, tag = "8")]
+    pub facts: u64,
+    /// facts dropped for the app's limit
+    #[prost(uint64, tag = "9")]
+    pub limited: u64,
+    /// turns that took too long
+    #[prost(uint64, tag = "10")]
+    pub overruns: u64,
 }
 /// A circuit breaker over a worker or the host.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
