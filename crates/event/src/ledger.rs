@@ -189,7 +189,7 @@ impl Books {
     }
 
     fn holds_stage(&self, stage: Stage) -> bool {
-        self.rows.range((stage, Kind::Exec)..=(stage, Kind::Loss)).next().is_some()
+        self.rows.range((stage, Kind::Exec)..).next().is_some_and(|((first, _), _)| *first == stage)
     }
 }
 
@@ -225,5 +225,14 @@ mod tests {
         // A kind that never reached the later stage is a fault too.
         *books.entry(Stage::Kernel, Kind::Fork) = counts(1, 1, 0, 0);
         assert_eq!(books.faults().len(), 2);
+    }
+
+    #[test]
+    fn a_stage_that_only_knows_the_last_kind_is_a_neighbour_too() {
+        let last = *Kind::ALL.last().unwrap();
+        let mut books = Books::default();
+        *books.entry(Stage::Kernel, last) = counts(3, 3, 0, 0);
+        *books.entry(Stage::Sensor, last) = counts(2, 2, 0, 0);
+        assert_eq!(books.faults().len(), 1);
     }
 }
