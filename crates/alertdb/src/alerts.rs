@@ -271,7 +271,7 @@ mod tests {
             words in (".{0,20}", ".{0,40}", vec("T[0-9]{4}", 0..4)),
             matched in vec((".{0,12}", ".{0,40}"), 0..4),
             times: (u64, u64, u64, i64),
-            numbers in (0..5usize, 0..23usize, any::<u64>()),
+            numbers in (0..Level::ALL.len(), 0..Kind::ALL.len(), any::<u64>()),
         ) {
             let (_dir, db) = database();
             let stream = StreamId { incarnation: BootNanos(times.0), ..StreamId::default() };

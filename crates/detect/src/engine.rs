@@ -259,6 +259,7 @@ impl Hash for Object<'_> {
             }
             Body::Fork { child } => child.hash(state),
             Body::Loss { source, .. } => source.hash(state),
+            Body::Report(report) => report.hash(state),
             Body::Credentials { .. } | Body::Exit { .. } => Kind::hash(&self.0.kind(), state),
         }
     }

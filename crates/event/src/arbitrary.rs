@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -14,6 +14,7 @@ use crate::event::{
 };
 use crate::ids::{ContainerId, ProcessKey};
 use crate::process::{Credentials, Image, Namespaces, Process, ProcessOrigin, Stdio, Tty};
+use crate::report::{REPORT_FIELDS, Report};
 
 /// Any event: every kind, names of arbitrary bytes.
 pub fn any_event() -> impl Strategy<Value = Event> {
@@ -124,7 +125,21 @@ pub fn any_body() -> impl Strategy<Value = Body> {
             })
         ),
         ("[a-z ]{0,12}", any::<u64>()).prop_map(|(source, count)| Body::Loss { source, count }),
+        any_report().prop_map(Body::Report),
     ]
+}
+
+/// Any report: names of the whole alphabet, values of arbitrary text.
+pub fn any_report() -> impl Strategy<Value = Report> {
+    const LABEL: &str = "[a-z0-9_.-]{1,64}";
+    let fields = prop_oneof![
+        8 => btree_map(LABEL, ".{0,40}", 0..6),
+        1 => btree_map(LABEL, "x{4096}", 1..3),
+        1 => btree_map(LABEL, ".{0,4}", REPORT_FIELDS..=REPORT_FIELDS),
+    ];
+    let fields = fields.prop_map(|fields| fields.into_iter().collect::<Vec<_>>()).prop_shuffle();
+    (LABEL, LABEL, fields)
+        .prop_map(|(app, topic, fields)| Report::new(app, topic, fields).expect("made within the limits"))
 }
 
 const ACTIONS: [FileAction; 7] = [

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::clock::BootNanos;
 use crate::ids::ProcessKey;
 use crate::process::{Credentials, Process};
+use crate::report::Report;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +97,8 @@ kinds! {
     Login = 22 "login",
     /// A source lost events: how many and why.
     Loss = 23 "loss",
+    /// An app told something in fields of its own.
+    Report = 24 "report",
 }
 
 /// A number or word that names no kind.
@@ -193,6 +196,8 @@ pub enum Body {
         /// How many since the last such event.
         count: u64,
     },
+    /// See [`Kind::Report`]; the event's process is the one that tells it.
+    Report(Report),
 }
 
 impl Body {
@@ -216,6 +221,7 @@ impl Body {
             Body::Namespace(_) => Kind::Namespace,
             Body::Login(_) => Kind::Login,
             Body::Loss { .. } => Kind::Loss,
+            Body::Report(_) => Kind::Report,
         }
     }
 }

@@ -12,6 +12,7 @@ mod ids;
 mod ledger;
 mod printable;
 mod process;
+mod report;
 mod sighting;
 
 pub use alert::{Alert, AlertTimes, Level, MatchedField, ProcessNode, RuleId};
@@ -22,6 +23,7 @@ pub use event::{
 };
 pub use ids::{AlertId, BootId, ContainerId, HostId, ParseIdError, ProcessKey, StreamId};
 pub use ledger::{Books, Counts, DropReason, LedgerRow, Stage};
-pub use printable::{printable, printable_argv};
+pub use printable::{printable, printable_argv, printable_field};
 pub use process::{Credentials, Image, Namespaces, Process, ProcessOrigin, Stdio, Tty};
+pub use report::{REPORT_FIELDS, REPORT_LABEL_BYTES, REPORT_VALUE_BYTES, Report, ReportError};
 pub use sighting::{Actor, Sighting, What};

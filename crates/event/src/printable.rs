@@ -23,14 +23,21 @@ pub fn printable_argv(argv: &[u8]) -> String {
         if index > 0 {
             line.push(' ');
         }
-        let text = printable(arg);
-        if text.is_empty() || text.contains([' ', '"', '\'']) {
-            write!(line, "'{}'", text.replace('\'', "\\'")).expect("writing to a String cannot fail");
-        } else {
-            line.push_str(&text);
-        }
+        line.push_str(&quoted(printable(arg)));
     }
     line
+}
+
+/// `name=value`; a value that is empty or holds a blank or a quote is quoted, so that it cannot pass for another field.
+pub fn printable_field(name: &str, value: &str) -> String {
+    format!("{}={}", printable(name.as_bytes()), quoted(printable(value.as_bytes())))
+}
+
+fn quoted(text: Cow<'_, str>) -> Cow<'_, str> {
+    if !text.is_empty() && !text.contains([' ', '"', '\'']) {
+        return text;
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', "\\'")))
 }
 
 fn escape(bytes: &[u8]) -> String {

@@ -1,11 +1,18 @@
 //! The lake's promises, one test each, crashes at named points included.
 
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use watchfire_event::{Body, BootId, BootNanos, DropReason, Event, HostId, Kind, Process, ProcessKey, Stage};
+use arrow_array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
+use watchfire_event::{
+    Body, BootId, BootNanos, DropReason, Event, HostId, Kind, Process, ProcessKey, Report, Stage,
+};
 use watchfire_wire::BatchBuilder;
 
 use super::*;
@@ -353,6 +360,51 @@ fn readers_see_every_row_once_while_it_is_appended_and_archived() {
     archiver.join().unwrap();
     assert!(reader.join().unwrap() > 2);
     assert_eq!(all(&lake), expected(400, 10));
+}
+
+/// Writes a file again as a version would have that did not know `columns` yet.
+fn without(path: &Path, columns: &[&str]) {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let entries = reader.metadata().file_metadata().key_value_metadata().cloned();
+    let properties = WriterProperties::builder().set_key_value_metadata(entries).build();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(|batch| batch.unwrap()).collect();
+    let schema = batches[0].schema();
+    let kept: Vec<usize> =
+        (0..schema.fields().len()).filter(|at| !columns.contains(&&schema.field(*at).name()[..])).collect();
+    assert_eq!(kept.len() + columns.len(), schema.fields().len());
+    let schema = Arc::new(schema.project(&kept).unwrap());
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, Some(properties)).unwrap();
+    batches.iter().for_each(|batch| writer.write(&batch.project(&kept).unwrap()).unwrap());
+    writer.close().unwrap();
+}
+
+#[test]
+fn files_from_before_reports_are_read_beside_those_that_have_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = Report::new("agent", "breaker", [("state", "open"), ("cause.of", "cpu \u{1f525}")]).unwrap();
+    let bare = Report::new("agent", "start", [("", ""); 0]).unwrap();
+    let told = [Body::Exec, Body::Report(report), Body::Report(bare)];
+    let lake = Lake::open(dir.path(), small()).unwrap();
+    lake.append(&meta(1), 1, &batch(1, &[1, 3])).unwrap();
+    lake.flush().unwrap();
+    without(&parquet_files(dir.path())[0], &["report_app", "report_topic", "report_fields"]);
+    let mut builder = BatchBuilder::new();
+    (10..).zip(&told).for_each(|(at, body)| builder.push(&event(at, 10, body.clone())));
+    lake.append(&meta(1), 2, &builder.finish(2)).unwrap();
+    lake.flush().unwrap();
+    let check = |lake: &Lake| {
+        assert_eq!(parquet_files(dir.path()).len(), 2);
+        let rows = lake.query(&EventQuery::default()).unwrap();
+        let bodies: Vec<Body> = rows.map(|row| row.unwrap().event.body).collect();
+        assert_eq!((bodies.len(), &bodies[4..]), (7, &told[..]));
+        let query = EventQuery { kinds: vec![Kind::Report], ..EventQuery::default() };
+        assert_eq!(lake.query(&query).unwrap().count(), 2);
+    };
+    check(&lake);
+    drop(lake);
+    // The manifest knows the size that the first file had before; put together from the files it knows the new one.
+    std::fs::remove_file(dir.path().join("lake/manifest")).unwrap();
+    check(&Lake::open(dir.path(), small()).unwrap());
 }
 
 #[test]

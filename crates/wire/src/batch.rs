@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prost::Message;
 use watchfire_event::{
     Body, BootNanos, Event, FileAction, FileActivity, Flow, Kind, LoginAttempt, MountActivity,
-    NamespaceActivity, Outcome, Process, ProcessKey, PtraceActivity, Transport,
+    NamespaceActivity, Outcome, Process, ProcessKey, PtraceActivity, Report, ReportError, Transport,
 };
 
 use crate::process::{
@@ -19,6 +19,8 @@ use crate::v1::{self, event::Body as Sent};
 /// Rough cost of one process and of one event in an encoded batch, beyond their names and arguments.
 const PROCESS_WEIGHT: usize = 160;
 const EVENT_WEIGHT: usize = 48;
+/// What frames one field of a report.
+const REPORT_FIELD_WEIGHT: usize = 8;
 
 /// Words that events carry as `&'static str`; what is not here reads back as `other`.
 const WORDS: &[&str] = &[
@@ -202,6 +204,7 @@ impl BatchBuilder {
                 accepted: login.accepted,
             }),
             Body::Loss { source, count } => Sent::Loss(v1::Loss { source: source.clone(), count: *count }),
+            Body::Report(report) => Sent::Report(encode_report(report)),
         }
     }
 }
@@ -302,6 +305,7 @@ fn decode_body(body: Sent, processes: &[Arc<Process>]) -> Result<Body, Conversio
             accepted: login.accepted,
         }),
         Sent::Loss(loss) => Body::Loss { source: loss.source, count: loss.count },
+        Sent::Report(report) => Body::Report(decode_report(report)?),
     })
 }
 
@@ -350,11 +354,27 @@ fn decode_flow(flow: &v1::Flow) -> Result<Flow, ConversionError> {
     })
 }
 
+fn encode_report(report: &Report) -> v1::Report {
+    let field =
+        |(name, value): &(String, String)| v1::ReportField { name: name.clone(), value: value.clone() };
+    v1::Report {
+        app: report.app().to_owned(),
+        topic: report.topic().to_owned(),
+        fields: report.fields().iter().map(field).collect(),
+    }
+}
+
+fn decode_report(report: v1::Report) -> Result<Report, ReportError> {
+    let fields = report.fields.into_iter().map(|field| (field.name, field.value));
+    Report::new(report.app, report.topic, fields)
+}
+
 fn body_weight(body: &Body) -> usize {
     match body {
         Body::File(file) => file.path.len() + file.new_path.as_ref().map_or(0, Vec::len),
         Body::Mount(mount) => mount.source.len() + mount.target.len() + mount.fstype.len(),
         Body::Memfd { name } | Body::ModuleLoad { name, .. } | Body::BpfLoad { name, .. } => name.len(),
+        Body::Report(report) => report.text_bytes() + REPORT_FIELD_WEIGHT * report.fields().len(),
         _ => 0,
     }
 }
@@ -408,6 +428,33 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= bits;
             std::hint::black_box(decode_batch(&bytes).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_report_beyond_its_limits_is_refused_by_what_is_wrong_with_it() {
+        let field = |name: &str| v1::ReportField { name: name.to_owned(), value: String::new() };
+        let reports = [
+            (v1::Report { app: "No".to_owned(), topic: "t".to_owned(), fields: vec![] }, "app"),
+            (v1::Report { app: "a".to_owned(), topic: String::new(), fields: vec![] }, "topic"),
+            (
+                v1::Report {
+                    app: "a".to_owned(),
+                    topic: "t".to_owned(),
+                    fields: vec![field("n"), field("n")],
+                },
+                "twice",
+            ),
+        ];
+        for (report, wrong) in reports {
+            let event = v1::Event { body: Some(Sent::Report(report)), ..v1::Event::default() };
+            let processes = vec![crate::process::encode_process(&Process::default())];
+            let batch = v1::EventBatch { processes, events: vec![event], ..v1::EventBatch::default() };
+            let refused = decode_batch(&batch.encode_to_vec()).unwrap_err();
+            assert!(
+                matches!(refused, ConversionError::Report(_)) && refused.to_string().contains(wrong),
+                "{refused}"
+            );
         }
     }
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use watchfire_event::{
-    BootNanos, ContainerId, Credentials, Image, Namespaces, Process, ProcessKey, ProcessOrigin, Stdio, Tty,
-    UnknownKind,
+    BootNanos, ContainerId, Credentials, Image, Namespaces, Process, ProcessKey, ProcessOrigin, ReportError,
+    Stdio, Tty, UnknownKind,
 };
 
 use crate::v1;
@@ -44,6 +44,9 @@ pub enum ConversionError {
     /// A number that names no kind, stage or reason.
     #[error(transparent)]
     Unknown(#[from] UnknownKind),
+    /// A report beyond its limits.
+    #[error(transparent)]
+    Report(#[from] ReportError),
 }
 
 pub(crate) fn encode_process(process: &Process) -> v1::Process {

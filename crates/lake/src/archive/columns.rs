@@ -9,10 +9,10 @@ use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use watchfire_event::{
     Body, Credentials, FileActivity, Flow, Kind, LoginAttempt, MountActivity, Outcome, Process, ProcessKey,
-    PtraceActivity, Stdio,
+    PtraceActivity, Report, Stdio,
 };
 
-use super::cells::{Column, bytes, clock, flag, number, text, time};
+use super::cells::{Column, bytes, clock, flag, number, pairs, text, time};
 use super::rows::{Row, wall_micros};
 
 const FLOW: &[Kind] = &[Kind::Connect, Kind::Accept, Kind::Listen, Kind::UdpSend];
@@ -292,6 +292,12 @@ pub(crate) const COLUMNS: &[Column] = &[
         .of(&[Kind::Login]),
     text("loss_source", loss_source, "The source that lost events").of(&[Kind::Loss]),
     number("loss_count", loss_count, "How many").of(&[Kind::Loss]),
+    text("report_app", |r| report(r).and_then(|report| borrowed(report.app())), "The app that tells it")
+        .of(&[Kind::Report]),
+    text("report_topic", |r| report(r).and_then(|report| borrowed(report.topic())), "What it is about")
+        .of(&[Kind::Report]),
+    pairs("report_fields", |r| report(r).map(Report::fields), "What it tells, in the app's own fields")
+        .of(&[Kind::Report]),
 ];
 
 static SCHEMA: LazyLock<SchemaRef> =
@@ -481,6 +487,13 @@ fn flags(row: &Row) -> Option<i64> {
     match &row.event.body {
         Body::Mount(mount) => Some(mount.flags.cast_signed()),
         Body::Namespace(namespace) => Some(namespace.flags.cast_signed()),
+        _ => None,
+    }
+}
+
+fn report(row: &Row) -> Option<&Report> {
+    match &row.event.body {
+        Body::Report(report) => Some(report),
         _ => None,
     }
 }

@@ -10,9 +10,10 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use watchfire_event::{
     Body, BootId, BootNanos, ContainerId, Credentials, Event, FileAction, FileActivity, Flow, HostId, Image,
     Kind, LoginAttempt, MountActivity, NamespaceActivity, Namespaces, Outcome, Process, ProcessKey,
-    ProcessOrigin, PtraceActivity, Stdio, Transport, Tty, UnixNanos,
+    ProcessOrigin, PtraceActivity, Report, Stdio, Transport, Tty, UnixNanos,
 };
 
+use super::cells::Pair;
 use crate::query::StoredEvent;
 
 /// The name of the column that does not describe an event.
@@ -52,6 +53,19 @@ impl Columns {
         let Some(array) = self.arrays.get(name) else { return Ok(None) };
         let values = array.as_binary_opt::<i32>().ok_or(name)?;
         Ok(values.is_valid(row).then(|| values.value(row)))
+    }
+
+    fn pairs(&self, name: &'static str, row: usize) -> Cell<Vec<Pair>> {
+        let Some(array) = self.arrays.get(name) else { return Ok(Vec::new()) };
+        let maps = array.as_map_opt().ok_or(name)?;
+        if !maps.is_valid(row) {
+            return Ok(Vec::new());
+        }
+        let entries = maps.value(row);
+        let texts = |column: usize| entries.column(column).as_string_opt::<i32>().ok_or(name);
+        let pairs = texts(0)?.iter().zip(texts(1)?);
+        let owned = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        Ok(pairs.map(|(key, value)| (owned(key), owned(value))).collect())
     }
 
     fn flag(&self, name: &'static str, row: usize) -> Cell<bool> {
@@ -279,6 +293,7 @@ fn body(at: &At<'_>) -> Cell<Body> {
         }),
         Kind::Login => login(at)?,
         Kind::Loss => Body::Loss { source: at.word("loss_source")?.to_owned(), count: at.u64("loss_count")? },
+        Kind::Report => report(at)?,
         _ => return Err("kind"),
     })
 }
@@ -363,6 +378,12 @@ fn login(at: &At<'_>) -> Cell<Body> {
         method: at.bytes("login_method")?,
         accepted: at.columns.flag("login_accepted", at.row)?,
     }))
+}
+
+fn report(at: &At<'_>) -> Cell<Body> {
+    let fields = at.columns.pairs("report_fields", at.row)?;
+    let report = Report::new(at.word("report_app")?, at.word("report_topic")?, fields);
+    Ok(Body::Report(report.map_err(|_| "report_fields")?))
 }
 
 fn call(at: &At<'_>) -> Cell<&'static str> {

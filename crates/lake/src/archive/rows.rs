@@ -77,6 +77,7 @@ fn body_weight(body: &Body) -> usize {
         Body::Mount(mount) => mount.source.len() + mount.target.len() + mount.fstype.len(),
         Body::Login(login) => login.service.len() + login.user.len() + login.method.len(),
         Body::Loss { source, .. } => source.len(),
+        Body::Report(report) => report.text_bytes(),
         _ => 0,
     }
 }

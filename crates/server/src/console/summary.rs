@@ -60,6 +60,7 @@ fn line(event: &Event) -> String {
             format!("{service} {user}{from} {} {outcome}", printable(&login.method))
         }
         Body::Loss { source, count } => format!("{} {count}", printable(source.as_bytes())),
+        Body::Report(report) => report.to_string(),
     }
 }
 

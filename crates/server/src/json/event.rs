@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use watchfire_event::{Body, Credentials, Event, FileActivity, Flow, Outcome, PtraceActivity, UnixNanos};
 
 use super::line::{text, text_hex};
@@ -63,6 +63,7 @@ enum BodyView<'a> {
         source: &'a str,
         count: u64,
     },
+    Report(ReportView<'a>),
 }
 
 #[derive(Debug, Serialize)]
@@ -130,6 +131,19 @@ struct LoginView<'a> {
     accepted: bool,
 }
 
+#[derive(Debug, Serialize)]
+struct ReportView<'a> {
+    app: &'a str,
+    topic: &'a str,
+    #[serde(serialize_with = "in_order")]
+    fields: &'a [(String, String)],
+}
+
+/// One object, its members in the order of the report.
+fn in_order<S: Serializer>(fields: &&[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(name, value)| (name, value)))
+}
+
 impl<'a> EventView<'a> {
     /// The view of `event`, which the host called `host` had at wall time `time`.
     pub(crate) fn new(event: &'a Event, host: &'a str, time: UnixNanos) -> Self {
@@ -189,6 +203,9 @@ fn body_view(body: &Body, booted: UnixNanos) -> Option<BodyView<'_>> {
             accepted: login.accepted,
         }),
         Body::Loss { source, count } => BodyView::Loss { source, count: *count },
+        Body::Report(report) => {
+            BodyView::Report(ReportView { app: report.app(), topic: report.topic(), fields: report.fields() })
+        }
     })
 }
 
@@ -255,17 +272,20 @@ impl<'a> PtraceView<'a> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use watchfire_event::{BootNanos, FileAction, Process, Transport};
+    use watchfire_event::{BootNanos, FileAction, Process, Report, Transport};
 
-    fn view(body: Body) -> serde_json::Value {
-        let event = Event {
+    fn event(body: Body) -> Event {
+        Event {
             at: BootNanos(5_000_000_000),
             decoded: BootNanos(5_000_100_000),
             process: Arc::new(Process::default()),
             parent: None,
             body,
-        };
-        serde_json::to_value(EventView::new(&event, "tower", UnixNanos(9_000_000_000))).unwrap()
+        }
+    }
+
+    fn view(body: Body) -> serde_json::Value {
+        serde_json::to_value(EventView::new(&event(body), "tower", UnixNanos(9_000_000_000))).unwrap()
     }
 
     #[test]
@@ -301,5 +321,16 @@ mod tests {
         assert_eq!(file["file"]["mode"], "0644");
         assert_eq!(view(Body::Exit { code: 3, signal: 0 })["exit"]["code"], 3);
         assert_eq!(view(Body::Loss { source: "audit".to_owned(), count: 2 })["loss"]["count"], 2);
+    }
+
+    #[test]
+    fn a_report_tells_its_fields_by_name_in_their_order_and_escaped() {
+        let report =
+            Report::new("agent", "breaker", [("state", "open"), ("cause", "\x1b[2J\""), ("a", "")]).unwrap();
+        let event = event(Body::Report(report));
+        let line = super::super::line::line(&EventView::new(&event, "tower", UnixNanos(9_000_000_000)));
+        let told = r#""report":{"app":"agent","topic":"breaker","fields":{"state":"open","cause":"\u001b[2J\"","a":""}}"#;
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.contains(told), "{line}");
     }
 }

@@ -219,7 +219,7 @@ pub struct Stdio {
     #[prost(message, optional, tag = "4")]
     pub remote: ::core::option::Option<Address>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
     #[prost(uint64, tag = "1")]
     pub at: u64,
@@ -230,12 +230,12 @@ pub struct Event {
     pub process: u32,
     #[prost(uint32, optional, tag = "4")]
     pub parent: ::core::option::Option<u32>,
-    #[prost(oneof = "event::Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26")]
+    #[prost(oneof = "event::Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27")]
     pub body: ::core::option::Option<event::Body>,
 }
 /// Nested message and enum types in `Event`.
 pub mod event {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "10")]
         Exec(super::Empty),
@@ -271,6 +271,8 @@ pub mod event {
         Login(super::Login),
         #[prost(message, tag = "26")]
         Loss(super::Loss),
+        #[prost(message, tag = "27")]
+        Report(super::Report),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -404,6 +406,24 @@ pub struct Loss {
     pub source: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub count: u64,
+}
+/// What an app tells in fields of its own. Names (app, topic, fields): 1 to 64 bytes of \[a-z0-9_.-\]; at most 64 fields, no
+/// name twice; a value has at most 4096 bytes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Report {
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub topic: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub fields: ::prost::alloc::vec::Vec<ReportField>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportField {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 /// Alerts have a stream of their own.
 #[derive(Clone, PartialEq, ::prost::Message)]
