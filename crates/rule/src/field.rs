@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use rsigma_eval::EventValue;
 use watchfire_event::{
     Body, Credentials, FileActivity, Flow, Kind, LoginAttempt, MountActivity, NamespaceActivity, Outcome,
-    Process, ProcessKey, PtraceActivity, Stdio,
+    Process, ProcessKey, PtraceActivity, Report, Stdio,
 };
 
 use crate::adapter::RuleEvent;
@@ -57,8 +57,9 @@ const PATHS: KindSet = KindSet::of(&[
     Kind::FileLink,
     Kind::FileOpen,
 ]);
-/// What audit rules can be about: all but the bookkeeping of processes and of losses.
-pub(crate) const AUDIT: KindSet = ANY.without(&[Kind::Fork, Kind::Exit, Kind::Loss, Kind::Credentials]);
+/// What audit rules can be about: all but the bookkeeping of processes and of losses, and what apps tell of themselves.
+pub(crate) const AUDIT: KindSet =
+    ANY.without(&[Kind::Fork, Kind::Exit, Kind::Loss, Kind::Report, Kind::Credentials]);
 const RESULT: KindSet =
     KindSet::of(&[Kind::Ptrace, Kind::Mount, Kind::Namespace, Kind::ModuleLoad, Kind::BpfLoad, Kind::Login]);
 const CREDENTIALS: KindSet = KindSet::of(&[Kind::Credentials]);
@@ -72,6 +73,9 @@ const LOGIN: KindSet = KindSet::of(&[Kind::Login]);
 const FORK: KindSet = KindSet::of(&[Kind::Fork]);
 const EXIT: KindSet = KindSet::of(&[Kind::Exit]);
 const LOSS: KindSet = KindSet::of(&[Kind::Loss]);
+const REPORT: KindSet = KindSet::of(&[Kind::Report]);
+/// What stands before the name of a field that an app made up.
+const REPORT_FIELD: &str = "report.fields.";
 
 const CAP_SETUID: u32 = 7;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -295,6 +299,11 @@ table! {
         "loss.source" => |e| match &e.event.body { Body::Loss { source, .. } => word(source), _ => None },
         "loss.count" => |e| match &e.event.body { Body::Loss { count, .. } => number(*count), _ => None },
     }
+    // And `report.fields.NAME` of whatever fields the report has.
+    REPORT {
+        "report.app" => |e| word(report(e)?.app()),
+        "report.topic" => |e| word(report(e)?.topic()),
+    }
 }
 
 /// FNV-1a: the names are ours and short, and a lookup stands in the middle of every rule.
@@ -318,12 +327,21 @@ static BY_NAME: LazyLock<HashMap<&'static str, &'static Field, BuildHasherDefaul
 
 /// The value of a field, or `None` where this event has none.
 pub(crate) fn value<'e>(event: &'e RuleEvent<'e>, name: &str) -> Option<EventValue<'e>> {
+    // Before the table, which knows no name that an app made up: other kinds pay one comparison.
+    if let Body::Report(report) = &event.event.body
+        && let Some(name) = name.strip_prefix(REPORT_FIELD)
+    {
+        return report.field(name).and_then(word);
+    }
     let field = BY_NAME.get(name).filter(|field| field.kinds.holds(event.event.kind()))?;
     (field.get)(event)
 }
 
 /// The kinds of event that have a field of this name; `None` for a name no event knows.
 pub(crate) fn kinds_of(name: &str) -> Option<KindSet> {
+    if name.strip_prefix(REPORT_FIELD).is_some_and(Report::is_label) {
+        return Some(REPORT);
+    }
     Some(BY_NAME.get(name)?.kinds)
 }
 
@@ -357,6 +375,10 @@ pub(crate) fn keyword_texts<'e>(event: &'e RuleEvent<'e>) -> impl Iterator<Item 
         Body::Mount(mount) => vec![&mount.source, &mount.target, &mount.fstype],
         Body::Login(login) => vec![&login.service, &login.user, &login.method],
         Body::Memfd { name } | Body::ModuleLoad { name, .. } | Body::BpfLoad { name, .. } => vec![name],
+        Body::Report(report) => {
+            let values = report.fields().iter().map(|(_, value)| value.as_bytes());
+            [report.app().as_bytes(), report.topic().as_bytes()].into_iter().chain(values).collect()
+        }
         _ => Vec::new(),
     };
     let line = (event.event.kind() == Kind::Exec).then(|| Cow::Borrowed(event.command_line()));
@@ -490,6 +512,13 @@ fn namespace<'e>(event: &'e RuleEvent<'e>) -> Option<&'e NamespaceActivity> {
 fn login<'e>(event: &'e RuleEvent<'e>) -> Option<&'e LoginAttempt> {
     match &event.event.body {
         Body::Login(login) => Some(login),
+        _ => None,
+    }
+}
+
+fn report<'e>(event: &'e RuleEvent<'e>) -> Option<&'e Report> {
+    match &event.event.body {
+        Body::Report(report) => Some(report),
         _ => None,
     }
 }
@@ -672,6 +701,7 @@ mod tests {
             event(Body::Memfd { name: b"x".to_vec() }),
             event(Body::BpfLoad { program_type: 1, name: b"p".to_vec(), result: -1 }),
             event(Body::Namespace(NamespaceActivity { call: "unshare", flags: 0x1000_0000, result: 0 })),
+            event(Body::Report(Report::new("agent", "breaker", [("state.now", "open")]).unwrap())),
         ];
         for sample in &samples {
             for field in FIELDS {
@@ -686,5 +716,9 @@ mod tests {
         assert_eq!(text(&samples[2], "file.paths").unwrap(), r#"["/a/old","/a/new"]"#);
         assert_eq!(text(&samples[2], "file.setuid").unwrap(), "true");
         assert_eq!(text(&samples[5], "namespace.types").unwrap(), r#"["user"]"#);
+        assert_eq!(text(&samples[6], "report.topic").unwrap(), "\"breaker\"");
+        assert_eq!(text(&samples[6], "report.fields.state.now").unwrap(), "\"open\"");
+        assert_eq!(text(&samples[6], "report.fields.state"), None);
+        assert!(samples[..6].iter().all(|sample| text(sample, "report.fields.state.now").is_none()));
     }
 }

@@ -62,6 +62,9 @@ pub(crate) fn route(rule: &SigmaRule) -> Route {
     Route { kinds, missing, silent }
 }
 
+/// What a rule is about that names no category: deeds of processes. The rest is asked for by name.
+const DEEDS: KindSet = KindSet::ALL.without(&[Kind::Fork, Kind::Exit, Kind::Loss, Kind::Report]);
+
 /// The kinds a logsource speaks of, or why there are none.
 fn logsource_kinds(source: &LogSource) -> Result<KindSet, String> {
     if let Some(product) = source.product.as_deref().filter(|product| !product.eq_ignore_ascii_case("linux"))
@@ -71,7 +74,7 @@ fn logsource_kinds(source: &LogSource) -> Result<KindSet, String> {
     match (source.category.as_deref(), source.service.as_deref()) {
         (Some(category), Some("watchfire") | None) => category_kinds(category),
         (None, Some("auditd")) => Ok(field::AUDIT),
-        (None, Some("watchfire") | None) => Ok(KindSet::ALL.without(&[Kind::Fork, Kind::Exit, Kind::Loss])),
+        (None, Some("watchfire") | None) => Ok(DEEDS),
         (_, Some(service)) => Err(format!("no log lines of service {service} are read")),
     }
 }
@@ -225,6 +228,19 @@ mod tests {
         assert_eq!(lines.silent.unwrap(), "no log lines of service sshd are read");
         let keywords = routed("  product: linux", "  k:\n    - 'oops'\n  condition: k");
         assert!(keywords.silent.unwrap().contains("log lines"));
+    }
+
+    #[test]
+    fn reports_are_asked_for_by_their_category_and_by_any_name_that_a_field_can_have() {
+        let told = routed(
+            "  category: report",
+            "  s:\n    report.app: x\n    report.fields.a.b-1: y\n  condition: s",
+        );
+        assert_eq!(told.kinds, KindSet::of(&[Kind::Report]));
+        let never = routed("  category: report", "  s:\n    report.fields.State: y\n  condition: s");
+        assert_eq!(never.silent.unwrap(), "no event has field `report.fields.State`");
+        let unasked = routed("  service: watchfire", "  s:\n    process.name: x\n  condition: s");
+        assert!(unasked.kinds.holds(Kind::Exec) && !unasked.kinds.holds(Kind::Report));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use watchfire_event::{Body, BootNanos, Event, Kind, Process, ProcessKey};
+use watchfire_event::{Body, BootNanos, Event, Kind, Process, ProcessKey, Report};
 use watchfire_rule::{LoadLimits, Loaded, RuleError, RuleText, load};
 
 fn loaded(texts: &[&str]) -> Loaded {
@@ -42,6 +42,53 @@ detection:
 tags: [attack.discovery, attack.t1033]
 level: low
 ";
+
+fn report(topic: &str, fields: &[(&str, &str)]) -> Event {
+    let body = Body::Report(Report::new("listeners", topic, fields.iter().copied()).unwrap());
+    Event { body, ..exec(1, 1, "/usr/lib/watchfire/listeners", "listeners") }
+}
+
+#[test]
+fn a_rule_matches_a_report_by_the_names_its_app_made_up() {
+    let rule = "
+title: Listener on a high port
+id: 22222222-2222-2222-2222-222222222222
+logsource: {category: report}
+detection:
+    s:
+        report.app: listeners
+        report.topic|startswith: new
+        report.fields.port.number|gte: 1024
+        report.fields.exe|contains: /tmp/
+        report.fields.odd: null
+    condition: s
+level: high
+";
+    let keyword = "
+title: Word in a report
+id: 33333333-3333-3333-3333-333333333333
+logsource: {category: report}
+detection:
+    s: ['*0.0.0.0*']
+    condition: s
+";
+    let mut loaded = loaded(&[rule, keyword]);
+    assert!(loaded.faults.is_empty() && loaded.silent.is_empty() && loaded.partial.is_empty());
+    assert_eq!(loaded.rules.kinds().iter().collect::<Vec<_>>(), [Kind::Report]);
+    let mut told = |event: &Event| {
+        let mut titles: Vec<String> =
+            loaded.rules.evaluate(event).into_iter().map(|verdict| verdict.rule.title.clone()).collect();
+        titles.sort();
+        titles
+    };
+    let high = [("port.number", "4444"), ("exe", "/tmp/x"), ("address", "0.0.0.0:4444")];
+    assert_eq!(told(&report("new-listener", &high)), ["Listener on a high port", "Word in a report"]);
+    assert!(told(&report("new-listener", &[("port.number", "80"), ("exe", "/tmp/x")])).is_empty());
+    assert!(told(&report("new-listener", &[("port.number", "none"), ("exe", "/tmp/x")])).is_empty());
+    assert!(told(&report("gone", &high[..2])).is_empty());
+    let odd = [high[0], high[1], ("odd", "")];
+    assert!(told(&report("new", &odd[..2])).len() == 1 && told(&report("new", &odd)).is_empty());
+}
 
 #[test]
 fn one_bad_rule_costs_itself_alone_and_is_named() {

@@ -1,7 +1,7 @@
 //! `watchfire events`.
 
 use serde_json::Value;
-use watchfire_event::printable;
+use watchfire_event::{printable, printable_field};
 
 use crate::alerts::show;
 use crate::cli::{EventOptions, Target};
@@ -68,6 +68,10 @@ fn what(event: &Value) -> String {
             new if new.is_empty() => field::text(body, "/path"),
             new => format!("{} → {new}", field::text(body, "/path")),
         },
+        "report" => {
+            let (app, topic) = (field::text(body, "/app"), field::text(body, "/topic"));
+            format!("{app} {topic} {}", told(body)).trim_end().to_owned()
+        }
         _ => pairs(body),
     }
 }
@@ -79,6 +83,14 @@ fn pairs(body: &Value) -> String {
     let words: Vec<String> = plain
         .map(|(name, value)| format!("{}={}", printable(name.as_bytes()), field::text(value, "")))
         .collect();
+    words.join(" ")
+}
+
+/// `name=value` of what an app tells in fields of its own.
+fn told(report: &Value) -> String {
+    let fields = report.get("fields").and_then(Value::as_object).into_iter().flatten();
+    let words: Vec<String> =
+        fields.map(|(name, value)| printable_field(name, value.as_str().unwrap_or_default())).collect();
     words.join(" ")
 }
 
@@ -96,6 +108,12 @@ mod tests {
         assert_eq!(what(&rename), "/a\\x0a → /b");
         let exit = json!({"kind": "exit", "process": {}, "exit": {"code": 1, "signal": 0}});
         assert_eq!(what(&exit), "code=1 signal=0");
+        let fields = json!({"state": "open", "cause": "cpu\u{1b} state=closed"});
+        let report =
+            json!({"kind": "report", "report": {"app": "agent", "topic": "breaker", "fields": fields}});
+        assert_eq!(what(&report), "agent breaker cause='cpu\\x1b state=closed' state=open");
+        let bare = json!({"kind": "report", "report": {"app": "agent", "topic": "start", "fields": {}}});
+        assert_eq!(what(&bare), "agent start");
         assert_eq!(what(&json!({"kind": "other"})), "");
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use watchfire_event::{Kind, UnixNanos, printable_argv};
+use watchfire_event::{Body, Kind, UnixNanos, printable_argv};
 use watchfire_lake::StoredEvent;
 
 use super::alerts::failed;
@@ -82,6 +82,9 @@ fn event_row(place: &Place, row: &StoredEvent) -> Markup {
                 details {
                     summary { code { (what(&row.event)) } }
                     pre {
+                        @if let Body::Report(report) = &row.event.body {
+                            (place.say(Text::What)) ": " (cut(&report.to_string(), 4000)) "\n"
+                        }
                         (place.say(Text::Command)) ": " (cut(&printable_argv(&process.argv), 4000)) "\n"
                         (place.say(Text::Directory)) ": " (shown(&process.cwd, 500)) "\n"
                         @if let Some(parent) = &row.event.parent {
