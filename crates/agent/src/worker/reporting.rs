@@ -1,0 +1,429 @@
+//! The workers whose apps yield reports (collector, scanner, extension): each app has a thread to itself, so that one that blocks or
+//! spins holds up no other.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+use tracing::{error, info, warn};
+use watchfire_app::{
+    AppChange, AppKind, AppStatus, Document, Host, Intake, Lane, LaneSettings, Overrun, Watchdog,
+};
+use watchfire_event::{
+    Body, Books, Counts, DropReason, Event, Kind, Process, Report, ReportError, Stage,
+};
+use watchfire_host::{ProcReader, boot_now};
+use watchfire_wire::v1;
+
+use super::WorkerOrders;
+use super::inbox::{Configured, Inbox, Order};
+use super::outbound::Outbound;
+use super::sensor::{document, host};
+use crate::own_use::own_use;
+use crate::settings::AgentSettings;
+use crate::workers::WorkerName;
+
+const BOOKS_EVERY: Duration = Duration::from_secs(1);
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// A lane looks for the word to stop this often, when nothing else wakes it.
+const LOOK: Duration = Duration::from_secs(1);
+/// At the end each app has this long to come back from its turn.
+const LAST_TURN: Duration = Duration::from_secs(1);
+/// A turn told so often has run for four deadlines; where it burned the CPU all the while, the worker is replaced.
+const GIVEN_UP: u32 = 2;
+/// From this share of a core on, a turn that does not end spins.
+const SPINNING: f64 = 0.5;
+
+/// Runs until the master closes its end of `link`.
+pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: UnixStream) -> Result<()> {
+    let name = orders.name;
+    let settings = AgentSettings::check(&first.documents, &orders.catalog).context("the master's settings")?;
+    let host = host(orders.stream.host);
+    let limits = &settings.limits;
+    let outbound =
+        Outbound::start(link, limits, limits.worker(name)).context("start the outbound thread")?;
+    let teller = ProcReader::new("/proc").read_process(std::process::id()).unwrap_or_default();
+    let post = Arc::new(Mutex::new(Post {
+        worker: name,
+        outbound,
+        teller: Arc::new(teller),
+        host: host.clone(),
+        told: 0,
+        limited: 0,
+    }));
+    let mut desks = Vec::new();
+    for kind in orders.catalog.reporting(name) {
+        desks.push(Desk::start(kind, document(&settings, kind.name(), &first.resting), &host, &post)?);
+    }
+    let stuck: Arc<Mutex<BTreeMap<&'static str, Stuck>>> = Arc::default();
+    let pulses = desks.iter().map(|desk| desk.pulse.clone()).collect();
+    let deadline = LaneSettings::default().turn_deadline;
+    let for_watchdog = stuck.clone();
+    let watchdog = Watchdog::start(host.clock.clone(), pulses, deadline, host.stop.clone(), move |overrun| {
+        noticed(&for_watchdog, overrun);
+    })
+    .context("start the watchdog")?;
+    let worker = ReportingWorker {
+        name,
+        orders,
+        revision: first.revision,
+        post,
+        desks,
+        stuck,
+        host: host.clone(),
+        inbox,
+    };
+    worker.run()?;
+    watchdog.join();
+    Ok(())
+}
+
+/// A change of an app, as a report of the agent.
+pub(super) fn told(worker: &str, change: &AppChange) -> Result<Report, ReportError> {
+    let why = Report::fitting(&change.why);
+    let fields = [("worker", worker), ("app", change.app), ("state", change.to.as_str()), ("why", why)];
+    Report::new("agent", "app", fields)
+}
+
+/// A turn that does not end.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    overrun: Overrun,
+    /// Whether it burns the CPU, as opposed to waiting for something.
+    spins: bool,
+}
+
+/// On the watchdog's thread: a turn is late.
+fn noticed(stuck: &Mutex<BTreeMap<&'static str, Stuck>>, overrun: Overrun) {
+    let Overrun { app, running, tid, told, .. } = overrun;
+    let cpu = thread_cpu(tid);
+    let share = cpu.as_secs_f64() / running.as_secs_f64().max(0.001);
+    let spins = share >= SPINNING;
+    warn!(app, ?running, ?cpu, spins, "a turn does not end");
+    if told == 0 && let Some(tid) = rustix::thread::Pid::from_raw(tid) {
+        // The others of this worker go first from now on.
+        if let Err(error) = rustix::process::setpriority_process(Some(tid), 19) {
+            warn!(app, %error, "the app's thread keeps its priority");
+        }
+    }
+    stuck.lock().unwrap_or_else(PoisonError::into_inner).insert(app, Stuck { overrun, spins });
+}
+
+/// CPU time of one thread of this process so far.
+fn thread_cpu(tid: i32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
+struct ReportingWorker {
+    name: WorkerName,
+    orders: WorkerOrders,
+    revision: u64,
+    post: Arc<Mutex<Post>>,
+    desks: Vec<Desk>,
+    stuck: Arc<Mutex<BTreeMap<&'static str, Stuck>>>,
+    host: Host,
+    inbox: Inbox,
+}
+
+impl ReportingWorker {
+    fn run(mut self) -> Result<()> {
+        let mut books_due = Instant::now() + BOOKS_EVERY;
+        let mut status_due = Instant::now();
+        loop {
+            let longest = books_due.min(status_due).saturating_duration_since(Instant::now());
+            let stop = (self.wait(longest)? && self.obey()) || self.post().outbound.broken();
+            let spinning = self.spinning();
+            if let Some(app) = spinning {
+                error!(app, worker = self.name.as_str(), "an app spins; the worker ends, to be started without it");
+            }
+            if stop || spinning.is_some() {
+                self.finish();
+                return Ok(());
+            }
+            let now = Instant::now();
+            self.post().outbound.tick();
+            if now >= books_due {
+                self.post().push_books();
+                books_due = now + BOOKS_EVERY;
+            }
+            if now >= status_due {
+                let status = self.status();
+                self.post().outbound.push_status(status);
+                status_due = now + STATUS_EVERY;
+            }
+        }
+    }
+
+    fn post(&self) -> MutexGuard<'_, Post> {
+        lock(&self.post)
+    }
+
+    /// Waits for a word of the master; whether there is one.
+    fn wait(&self, longest: Duration) -> Result<bool> {
+        // An open batch is closed in time.
+        let longest = longest.min(Duration::from_millis(if self.post().outbound.is_gathering() { 100 } else { 1000 }));
+        let mut fds = [PollFd::new(&self.inbox, PollFlags::IN)];
+        let longest = Timespec { tv_sec: 0, tv_nsec: i64::from(longest.subsec_nanos()) };
+        match poll(&mut fds, Some(&longest)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!fds[0].revents().is_empty()),
+            Err(error) => Err(error).context("wait for the master"),
+        }
+    }
+
+    /// Takes a word of the master; whether it was to stop.
+    fn obey(&mut self) -> bool {
+        match self.inbox.next() {
+            Order::Stop => return true,
+            // What is yielded here is little.
+            Order::Shed(_) => {}
+            Order::Configure(Configured { revision, documents, resting }) => {
+                match AgentSettings::check(&documents, &self.orders.catalog) {
+                    Ok(settings) => {
+                        self.revision = revision;
+                        self.post().outbound.limit(&settings.limits, settings.limits.worker(self.name));
+                        for desk in &self.desks {
+                            desk.configure(document(&settings, desk.app, &resting));
+                        }
+                    }
+                    Err(error) => warn!(%error, revision, "settings refused; those before stay in force"),
+                }
+            }
+        }
+        false
+    }
+
+    /// An app that has been spinning for so long that only the end of this process ends it.
+    fn spinning(&self) -> Option<&'static str> {
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let hopeless = |stuck: &&Stuck| stuck.spins && stuck.overrun.told >= GIVEN_UP;
+        stuck.values().find(hopeless).map(|stuck| stuck.overrun.app)
+    }
+
+    fn finish(mut self) {
+        self.host.stop.stop();
+        let status = self.status();
+        for desk in &mut self.desks {
+            desk.join(LAST_TURN);
+        }
+        let mut post = lock(&self.post);
+        post.push_books();
+        post.outbound.push_status(status);
+        post.outbound.drain();
+    }
+
+    fn status(&self) -> v1::Status {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let apps: Vec<v1::AppStatus> = self
+            .desks
+            .iter()
+            .map(|desk| {
+                let mut status = super::status::app(self.name, &desk.status());
+                match stuck.get(desk.app).copied() {
+                    // It came back from that turn.
+                    Some(_) if !desk.pulse.in_a_turn() => {
+                        stuck.remove(desk.app);
+                    }
+                    Some(Stuck { overrun, spins }) => {
+                        status.state = "stuck".to_owned();
+                        let how = if spins { "spins" } else { "is blocked" };
+                        status.why = format!("a turn {how} since {} s", overrun.running.as_secs());
+                    }
+                    None => {}
+                }
+                status
+            })
+            .collect();
+        v1::Status {
+            r#use: own_use(&format!("worker {}", self.name.as_str())).into_iter().collect(),
+            apps,
+            configuration_revision: self.revision,
+            ..v1::Status::default()
+        }
+    }
+}
+
+fn lock(post: &Mutex<Post>) -> MutexGuard<'_, Post> {
+    // An app that panics holds no lock: it is caught before. Whoever panicked, the counts are sound at every step.
+    post.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the apps' reports become events.
+struct Post {
+    worker: WorkerName,
+    outbound: Outbound,
+    /// This process: it tells the reports.
+    teller: Arc<Process>,
+    host: Host,
+    told: u64,
+    limited: u64,
+}
+
+impl Post {
+    fn take(&mut self, report: Report) {
+        self.told += 1;
+        let now = boot_now();
+        let event = Event {
+            at: now,
+            decoded: now,
+            process: self.teller.clone(),
+            parent: None,
+            body: Body::Report(report),
+        };
+        self.outbound.push_event(&event, self.host.clock.now());
+    }
+
+    fn push_books(&mut self) {
+        let mut books = Books::default();
+        let (seen, passed) = (self.told + self.limited, self.told);
+        if seen > 0 {
+            let told = |seen, passed| Counts { seen, passed, ..Counts::default() };
+            *books.entry(Stage::Kernel, Kind::Report) = told(seen, seen);
+            let sensor = books.entry(Stage::Sensor, Kind::Report);
+            *sensor = told(seen, passed);
+            if self.limited > 0 {
+                sensor.dropped.insert(DropReason::RateLimited, self.limited);
+            }
+            *books.entry(Stage::Detect, Kind::Report) = told(passed, passed);
+        }
+        self.outbound.push_books(books);
+    }
+}
+
+/// What an app's lane hands on.
+struct Counter(Arc<Mutex<Post>>);
+
+impl Intake<Report> for Counter {
+    fn take(&mut self, _: usize, report: Report) {
+        lock(&self.0).take(report);
+    }
+
+    fn refused(&mut self, _: usize, _: Report) {
+        lock(&self.0).limited += 1;
+    }
+
+    fn changed(&mut self, _: usize, change: AppChange) {
+        info!(app = change.app, state = change.to.as_str(), why = change.why, "app");
+        let mut post = lock(&self.0);
+        match told(post.worker.as_str(), &change) {
+            Ok(report) => post.take(report),
+            Err(error) => error!(%error, "a change of an app cannot be told"),
+        }
+    }
+}
+
+/// An app's thread.
+struct Desk {
+    app: &'static str,
+    pulse: Arc<watchfire_app::Pulse>,
+    status: Arc<Mutex<AppStatus>>,
+    documents: Sender<Document>,
+    /// A byte here wakes the lane.
+    bell: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Desk {
+    fn start(
+        kind: &AppKind<Report>,
+        document: Document,
+        host: &Host,
+        post: &Arc<Mutex<Post>>,
+    ) -> Result<Self> {
+        let app = kind.name();
+        let lane = Lane::new(host.clone(), LaneSettings::default(), vec![(kind.clone(), document)]);
+        let pulse = lane.pulse();
+        let first = lane.status().into_iter().next().context("a lane of one app")?;
+        let status = Arc::new(Mutex::new(first));
+        let (documents, inbox) = mpsc::channel();
+        let (bell, theirs) = UnixStream::pair().context("make a bell")?;
+        for end in [&bell, &theirs] {
+            end.set_nonblocking(true).context("set up a bell")?;
+        }
+        let (host, counter, shown) = (host.clone(), Counter(post.clone()), status.clone());
+        let thread = thread::Builder::new()
+            .name(app.to_owned())
+            .spawn(move || work(lane, &host, counter, &shown, &inbox, &theirs))
+            .with_context(|| format!("start the thread of {app}"))?;
+        Ok(Desk { app, pulse, status, documents, bell, thread: Some(thread) })
+    }
+
+    fn configure(&self, document: Document) {
+        // A thread that is gone has panicked outside of its app, which was logged.
+        if self.documents.send(document).is_ok() {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        use std::io::Write;
+        // Full means that it rings already.
+        if let Err(error) = (&self.bell).write(&[1]) {
+            tracing::debug!(app = self.app, %error, "bell");
+        }
+    }
+
+    fn status(&self) -> AppStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn join(&mut self, patience: Duration) {
+        self.ring();
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = Instant::now() + patience;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                warn!(app = self.app, "the app did not come back; it ends with this process");
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        if thread.join().is_err() {
+            error!(app = self.app, "the app's thread panicked");
+        }
+    }
+}
+
+/// The loop of an app's thread.
+fn work(
+    mut lane: Lane<Report>,
+    host: &Host,
+    mut counter: Counter,
+    status: &Mutex<AppStatus>,
+    documents: &Receiver<Document>,
+    bell: &UnixStream,
+) {
+    use std::io::Read;
+    let app = lane.names().next().unwrap_or_default();
+    while !host.stop.stopped() {
+        let ready = match lane.wait(Some(bell.as_fd()), LOOK) {
+            Ok(ready) => ready,
+            Err(error) => {
+                error!(app, %error, "the app's thread cannot wait, and ends");
+                return;
+            }
+        };
+        if ready.also {
+            let (mut bell, mut bytes) = (bell, [0; 16]);
+            if let Err(error) = bell.read(&mut bytes) {
+                tracing::debug!(app, %error, "bell");
+            }
+        }
+        for document in documents.try_iter() {
+            lane.configure(app, document, &mut counter);
+        }
+        lane.round(&ready, &mut counter);
+        if let Some(now) = lane.status().into_iter().next() {
+            *status.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+    }
+    lane.stop(&mut counter);
+}
