@@ -11,8 +11,8 @@ pub const REPORT_FIELDS: usize = 64;
 /// Longest value of a field, in bytes.
 pub const REPORT_VALUE_BYTES: usize = 4096;
 
-/// A fact that an app tells in fields of its own. It keeps within the limits above by construction, so that whoever holds
-/// one can send it, store it and match it.
+/// A fact that an app tells in fields of its own. It keeps within the limits above by construction: whoever holds one can
+/// send it, store it and match it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Report {
     app: String,
@@ -70,8 +70,8 @@ impl Report {
         Ok(report)
     }
 
-    /// Whether `text` can be the name of an app, a topic or a field: 1 to [`REPORT_LABEL_BYTES`] bytes of `a-z`, `0-9`, `_`,
-    /// `.` and `-`.
+    /// Whether `text` can be the name of an app, a topic or a field: 1 to [`REPORT_LABEL_BYTES`] bytes of `a-z`, `0-9`,
+    /// `_`, `.` and `-`.
     pub fn is_label(text: &str) -> bool {
         let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
         (1..=REPORT_LABEL_BYTES).contains(&text.len()) && text.bytes().all(known)

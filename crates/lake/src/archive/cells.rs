@@ -37,8 +37,8 @@ pub(crate) enum Cells {
     Flag(fn(&Row) -> Option<bool>),
     /// Microseconds since 1970, UTC.
     Time(fn(&Row) -> Option<i64>),
-    /// Names with their values. A `MAP`, not a text of JSON: `column['name']` means the same to Spark, Trino, Hive, DuckDB and
-    /// DataFusion, also for a name with a dot, and none parses a text at each row; their JSON functions differ, and
+    /// Names with their values. A `MAP`, not a text of JSON: `column['name']` means the same to Spark, Trino, Hive, DuckDB
+    /// and DataFusion, also for a name with a dot, and none parses a text at each row; their JSON functions differ, and
     /// DataFusion has none.
     Pairs(for<'a> fn(&'a Row) -> Option<&'a [Pair]>),
 }

@@ -329,7 +329,7 @@ mod tests {
             Report::new("agent", "breaker", [("state", "open"), ("cause", "\x1b[2J\""), ("a", "")]).unwrap();
         let event = event(Body::Report(report));
         let line = super::super::line::line(&EventView::new(&event, "tower", UnixNanos(9_000_000_000)));
-        let told = r#""report":{"app":"agent","topic":"breaker","fields":{"state":"open","cause":"\u001b[2J\"","a":""}}"#;
+        let told = r#""topic":"breaker","fields":{"state":"open","cause":"\u001b[2J\"","a":""}}"#;
         let line = String::from_utf8(line).unwrap();
         assert!(line.contains(told), "{line}");
     }

@@ -407,8 +407,8 @@ pub struct Loss {
     #[prost(uint64, tag = "2")]
     pub count: u64,
 }
-/// What an app tells in fields of its own. Names (app, topic, fields): 1 to 64 bytes of \[a-z0-9_.-\]; at most 64 fields, no
-/// name twice; a value has at most 4096 bytes.
+/// What an app tells in fields of its own. Names (app, topic, fields): 1 to 64 bytes of \[a-z0-9_.-\]; at most 64 fields,
+/// no name twice; a value has at most 4096 bytes.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
     #[prost(string, tag = "1")]
