@@ -71,8 +71,14 @@ words! {
         StoreFailed = 6 "store_failed",
         /// A limit on the rate was reached.
         RateLimited = 7 "rate_limited",
+        /// The spool on the host's disk was full: older records made room, or a new one was refused.
+        SpoolFull = 8 "spool_full",
+        /// The spool could not be written, or could not be read again.
+        SpoolFailed = 9 "spool_failed",
+        /// The process that held it was killed or crashed.
+        ProcessEnded = 10 "process_ended",
         /// The worker was near its limits, and this kind was given up first.
-        Shed = 9 "shed",
+        Shed = 11 "shed",
     }
 }
 

@@ -58,8 +58,8 @@ pub struct BatchBuilder {
     events: Vec<u8>,
     scratch: Vec<u8>,
     len: usize,
-    // Compared, never followed.
-    indexes: HashMap<*const Process, u32>,
+    // By address.
+    indexes: HashMap<usize, u32>,
     // Keeps the allocations behind `indexes` alive, so that no address is used twice within a batch.
     interned: Vec<Arc<Process>>,
     counts: HashMap<Kind, u64>,
@@ -124,7 +124,7 @@ impl BatchBuilder {
     }
 
     fn intern(&mut self, process: &Arc<Process>) -> u32 {
-        let address = Arc::as_ptr(process);
+        let address = Arc::as_ptr(process).addr();
         if let Some(index) = self.indexes.get(&address) {
             return *index;
         }

@@ -15,7 +15,7 @@ pub const PROTOCOL: u32 = 1;
 pub const MAX_FRAME: usize = 4 << 20;
 
 /// `AgentFrame.events`: field 2, wire type 2 (length-delimited).
-const EVENTS_TAG: u8 = 2 << 3 | 2;
+pub(crate) const EVENTS_TAG: u8 = 2 << 3 | 2;
 
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_frame_reads_back_and_the_stream_ends_cleanly() {
         let mut bytes = Vec::new();
-        write_frame(&mut bytes, &v1::Welcome { last_batch: 7, last_alert: 9 }).unwrap();
+        write_frame(&mut bytes, &v1::Welcome { last_batch: 7, last_alert: 9, taken: Vec::new() }).unwrap();
         let mut stream = bytes.as_slice();
         let welcome: v1::Welcome = read_frame(&mut stream).unwrap().unwrap();
         assert_eq!((welcome.last_batch, welcome.last_alert), (7, 9));

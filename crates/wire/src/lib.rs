@@ -7,6 +7,8 @@ mod batch;
 mod books;
 mod frame;
 mod process;
+mod relay;
+mod spooled;
 
 /// Generated from `proto/agent/v1/agent.proto`; `cargo xtask proto --check` fails when it is stale.
 #[expect(missing_docs, reason = "generated; the comments are in the .proto")]
@@ -28,3 +30,5 @@ pub use frame::{
     read_raw_frame, write_frame, write_raw_frame,
 };
 pub use process::ConversionError;
+pub use relay::{ClosedBatch, RENUMBERING_ADDS};
+pub use spooled::{SpooledContent, SpooledFrame};

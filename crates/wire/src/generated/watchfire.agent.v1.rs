@@ -22,14 +22,14 @@ pub mod agent_frame {
     }
 }
 /// From server to agent.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServerFrame {
     #[prost(oneof = "server_frame::Body", tags = "1, 2")]
     pub body: ::core::option::Option<server_frame::Body>,
 }
 /// Nested message and enum types in `ServerFrame`.
 pub mod server_frame {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "1")]
         Welcome(super::Welcome),
@@ -62,14 +62,20 @@ pub struct Hello {
     pub kernel: ::prost::alloc::string::String,
     #[prost(string, tag = "9")]
     pub os: ::prost::alloc::string::String,
+    /// An earlier life of the agent hands over what it had not delivered. Another connection may speak for the present one.
+    #[prost(bool, tag = "10")]
+    pub earlier: bool,
 }
 /// Answer to Hello: what the server already holds of this stream; the agent resends from there.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Welcome {
     #[prost(uint64, tag = "1")]
     pub last_batch: u64,
     #[prost(uint64, tag = "2")]
     pub last_alert: u64,
+    /// How many events of each kind it has taken of this stream: books that were lost with the agent's memory close by them.
+    #[prost(message, repeated, tag = "3")]
+    pub taken: ::prost::alloc::vec::Vec<KindCount>,
 }
 /// Everything up to and including these numbers is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -525,10 +531,12 @@ pub struct Status {
     /// why no worker runs just now; empty while one does
     #[prost(string, tag = "10")]
     pub idle: ::prost::alloc::string::String,
-    #[prost(message, repeated, tag = "11")]
+    #[prost(message, optional, tag = "11")]
+    pub spool: ::core::option::Option<SpoolStatus>,
+    #[prost(message, repeated, tag = "12")]
     pub apps: ::prost::alloc::vec::Vec<AppStatus>,
     /// the one in force
-    #[prost(uint64, tag = "12")]
+    #[prost(uint64, tag = "13")]
     pub configuration_revision: u64,
 }
 /// One app of a worker.
@@ -560,6 +568,25 @@ pub struct AppStatus {
     /// turns that took too long
     #[prost(uint64, tag = "10")]
     pub overruns: u64,
+}
+/// What waits on the host's disk for the server.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpoolStatus {
+    /// open, unavailable
+    #[prost(string, tag = "1")]
+    pub state: ::prost::alloc::string::String,
+    /// why it is not available, what was found damaged; empty when all is well
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub records: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub limit_bytes: u64,
+    /// earlier lives of the agent that have not handed over everything yet
+    #[prost(uint32, tag = "6")]
+    pub earlier_streams: u32,
 }
 /// A circuit breaker over a worker or the host.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
