@@ -10,7 +10,10 @@ use watchfire_wire::v1;
 /// Hosts remembered on one machine: its own, and a few of test agents.
 const MAX_HOSTS: usize = 64;
 
-/// One host's agent.
+/// Earlier lives of one host's agent whose books are remembered.
+const MAX_EARLIER: usize = 8;
+
+/// One host's agent, or an earlier life of it.
 #[derive(Debug, Clone)]
 pub(crate) struct AgentState {
     pub(crate) stream: StreamId,
@@ -49,30 +52,93 @@ pub(crate) fn name_or_id(hostname: &str, host: HostId) -> String {
     }
 }
 
+/// The agents of one host: the one that runs, and earlier lives of it whose books are remembered, newest last.
+#[derive(Debug, Default)]
+struct HostAgents {
+    present: Option<AgentState>,
+    earlier: Vec<AgentState>,
+}
+
+impl HostAgents {
+    fn all(&self) -> impl Iterator<Item = &AgentState> {
+        self.earlier.iter().chain(&self.present)
+    }
+
+    fn find(&mut self, stream: StreamId) -> Option<&mut AgentState> {
+        self.earlier.iter_mut().chain(&mut self.present).find(|agent| agent.stream == stream)
+    }
+
+    /// Takes an agent out, wherever it is kept.
+    fn take(&mut self, stream: StreamId) -> Option<AgentState> {
+        if let Some(present) = self.present.take_if(|present| present.stream == stream) {
+            return Some(present);
+        }
+        let index = self.earlier.iter().position(|agent| agent.stream == stream)?;
+        Some(self.earlier.remove(index))
+    }
+
+    fn online(&self) -> bool {
+        self.all().any(AgentState::online)
+    }
+
+    fn last_frame(&self) -> Option<UnixNanos> {
+        self.all().map(|agent| agent.last_frame).max()
+    }
+
+    /// Sets the present agent aside: another one speaks for the host now, or it said itself that it is over.
+    fn set_aside(&mut self) {
+        let Some(over) = self.present.take() else { return };
+        if over.ledger.is_some() || over.online() {
+            self.remember(over);
+        }
+    }
+
+    fn remember(&mut self, agent: AgentState) {
+        if self.earlier.len() >= MAX_EARLIER {
+            // One that hands over what it left is kept before one that is done.
+            let done = self.earlier.iter().position(|agent| !agent.online()).unwrap_or(0);
+            self.earlier.remove(done);
+        }
+        self.earlier.push(agent);
+    }
+}
+
 /// The table of agents.
 #[derive(Debug, Default)]
 pub(crate) struct Agents {
-    by_host: Mutex<BTreeMap<HostId, AgentState>>,
+    by_host: Mutex<BTreeMap<HostId, HostAgents>>,
 }
 
 impl Agents {
-    /// An agent said hello; false when the table is full of others that are online.
+    /// An agent said hello; false when the table is full of others that are online. One that hands over what an earlier life left
+    /// is kept beside the one that runs; else the newest speaks for the host.
     pub(crate) fn connected(&self, stream: StreamId, hello: v1::Hello) -> bool {
         let now = UnixNanos::now();
         let mut by_host = self.lock();
-        if let Some(known) = by_host.get_mut(&stream.host).filter(|known| known.stream == stream) {
-            known.connections += 1;
-            known.hello = hello;
-            return true;
-        }
         if by_host.len() >= MAX_HOSTS && !by_host.contains_key(&stream.host) {
-            let gone =
-                by_host.iter().filter(|(_, agent)| !agent.online()).min_by_key(|(_, agent)| agent.last_frame);
-            let Some(gone) = gone.map(|(host, _)| *host) else { return false };
+            let gone = by_host.iter().filter(|(_, agents)| !agents.online());
+            let gone = gone.min_by_key(|(_, agents)| agents.last_frame()).map(|(host, _)| *host);
+            let Some(gone) = gone else { return false };
             by_host.remove(&gone);
         }
-        let state = AgentState { stream, hello, connections: 1, last_frame: now, status: None, ledger: None };
-        by_host.insert(stream.host, state);
+        let agents = by_host.entry(stream.host).or_default();
+        let is_present = agents.present.as_ref().is_some_and(|present| present.stream == stream);
+        if is_present == hello.earlier {
+            // The present one gives way: to another one, or to its own past.
+            agents.set_aside();
+        }
+        let known = agents.take(stream);
+        let connections = known.as_ref().map_or(0, |known| known.connections) + 1;
+        let earlier = hello.earlier;
+        let state = match known {
+            Some(known) => AgentState { hello, connections, ..known },
+            None => AgentState { stream, hello, connections, last_frame: now, status: None, ledger: None },
+        };
+        if earlier {
+            agents.remember(state)
+        } else {
+            agents.present = Some(state)
+        }
         true
     }
 
@@ -81,29 +147,41 @@ impl Agents {
         self.update(stream, |agent| agent.connections = agent.connections.saturating_sub(1));
     }
 
-    /// Changes what is known of the agent behind `stream`; nothing happens when a newer one took its place.
+    /// Changes what is known of the agent behind `stream`; nothing happens when that is forgotten.
     pub(crate) fn update(&self, stream: StreamId, change: impl FnOnce(&mut AgentState)) {
         let mut by_host = self.lock();
-        if let Some(agent) = by_host.get_mut(&stream.host).filter(|agent| agent.stream == stream) {
+        if let Some(agent) = by_host.get_mut(&stream.host).and_then(|agents| agents.find(stream)) {
             agent.last_frame = UnixNanos::now();
             change(agent);
         }
     }
 
-    /// All agents, by host id.
+    /// The agents that run, or ran last, by host id.
     pub(crate) fn all(&self) -> Vec<AgentState> {
-        self.lock().values().cloned().collect()
+        self.lock().values().filter_map(|agents| agents.present.clone()).collect()
+    }
+
+    /// Earlier lives of agents whose books are remembered, by host id, oldest first.
+    pub(crate) fn earlier(&self) -> Vec<AgentState> {
+        let by_host = self.lock();
+        by_host
+            .values()
+            .flat_map(|agents| &agents.earlier)
+            .filter(|agent| agent.ledger.is_some())
+            .cloned()
+            .collect()
     }
 
     /// `Ok` once an agent is online with its sensors attached; else what is missing, in words.
     pub(crate) fn health(&self) -> Result<(), String> {
         let by_host = self.lock();
-        let Some(agent) = by_host.values().find(|agent| agent.online()) else {
+        let present = || by_host.values().filter_map(|agents| agents.present.as_ref());
+        let Some(agent) = present().find(|agent| agent.online()) else {
             return Err("the local agent is not online".to_owned());
         };
         let attached =
             |agent: &AgentState| agent.status.as_ref().is_some_and(|status| status.sensors_attached);
-        if by_host.values().any(|agent| agent.online() && attached(agent)) {
+        if present().any(|agent| agent.online() && attached(agent)) {
             return Ok(());
         }
         match &agent.status {
@@ -116,7 +194,7 @@ impl Agents {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostId, AgentState>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostId, HostAgents>> {
         self.by_host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,6 +243,64 @@ mod tests {
         agents.connected(stream(1, 2), v1::Hello::default());
         agents.disconnected(stream(1, 1));
         assert!(agents.all()[0].online());
+    }
+
+    #[test]
+    fn of_two_that_claim_one_host_the_last_to_connect_speaks() {
+        let agents = Agents::default();
+        for claims in [1, 2, 1] {
+            agents.connected(stream(1, claims), v1::Hello::default());
+            assert_eq!(agents.all()[0].stream, stream(1, claims));
+        }
+        assert_eq!(agents.all()[0].connections, 2);
+    }
+
+    fn earlier() -> v1::Hello {
+        v1::Hello { earlier: true, ..v1::Hello::default() }
+    }
+
+    fn books() -> LedgerSnapshot {
+        LedgerSnapshot { time: UnixNanos::now(), books: Books::default() }
+    }
+
+    #[test]
+    fn what_an_earlier_life_hands_over_does_not_speak_for_the_host() {
+        let agents = Agents::default();
+        agents.connected(stream(1, 2), v1::Hello::default());
+        agents.update(stream(1, 2), |agent| agent.status = Some(attached(true)));
+        assert!(agents.connected(stream(1, 1), earlier()));
+        agents.update(stream(1, 1), |agent| agent.ledger = Some(books()));
+        assert_eq!((agents.health(), agents.all().len()), (Ok(()), 1));
+        assert!(agents.all()[0].stream == stream(1, 2) && agents.all()[0].ledger.is_none());
+        assert_eq!(agents.earlier()[0].stream, stream(1, 1));
+        agents.disconnected(stream(1, 1));
+        assert!(agents.all()[0].online() && !agents.earlier()[0].online());
+    }
+
+    #[test]
+    fn a_life_that_is_over_keeps_its_books_whoever_connects_first() {
+        let agents = Agents::default();
+        agents.connected(stream(1, 1), v1::Hello::default());
+        agents.update(stream(1, 1), |agent| agent.ledger = Some(books()));
+        agents.disconnected(stream(1, 1));
+        // It says that it is over before the next one has said hello.
+        agents.connected(stream(1, 1), earlier());
+        assert!(agents.all().is_empty() && agents.health().is_err());
+        agents.connected(stream(1, 2), v1::Hello::default());
+        assert_eq!((agents.all()[0].stream, agents.earlier()[0].stream), (stream(1, 2), stream(1, 1)));
+        assert!(agents.earlier()[0].ledger.is_some() && agents.earlier()[0].online());
+    }
+
+    #[test]
+    fn earlier_lives_are_bounded() {
+        let agents = Agents::default();
+        for life in 1..50 {
+            agents.connected(stream(1, life), v1::Hello::default());
+            agents.update(stream(1, life), |agent| agent.ledger = Some(books()));
+            agents.disconnected(stream(1, life));
+        }
+        let kept: Vec<StreamId> = agents.earlier().iter().map(|agent| agent.stream).collect();
+        assert_eq!(kept, (41..49).map(|life| stream(1, life)).collect::<Vec<_>>());
     }
 
     #[test]

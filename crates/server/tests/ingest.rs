@@ -114,6 +114,40 @@ fn the_books_still_close_after_a_reconnect_and_a_restart_in_the_middle_of_a_stre
 }
 
 #[test]
+fn an_earlier_life_hands_over_beside_the_present_one_and_is_told_what_was_taken() {
+    let running = Running::start();
+    let mut first = running.connect();
+    let batch = first.send_events(&[exec(1, b"a\0"), exec(2, b"b\0")]);
+    first.acknowledged(batch, 0);
+    drop(first);
+    let socket = running.server.agent_socket();
+    let mut present = TestAgent::connect(&socket, 2);
+    present.send_status(attached());
+    let mut earlier = TestAgent::connect_earlier(&socket, 1);
+    let taken: Vec<_> = earlier.welcome.taken.iter().map(|taken| (taken.kind, taken.count)).collect();
+    assert_eq!((earlier.welcome.last_batch, taken), (1, vec![(Kind::Exec as u32, 2)]));
+    let batch = earlier.send_events(&[exec(3, b"c\0")]);
+    let mut books = Books::default();
+    let counts = books.entry(Stage::Uplink, Kind::Exec);
+    (counts.seen, counts.passed) = (5, 3);
+    counts.dropped.insert(DropReason::ProcessEnded, 2);
+    earlier.send_books(&books, batch);
+    let of_earlier = || running.get("/api/v1/ledger?earlier=true").lines();
+    eventually("its books", || of_earlier().pop().unwrap()["balanced"] == true);
+    let run = of_earlier()[0]["run"].as_str().unwrap().to_owned();
+    assert!(run.ends_with("@1"), "{run}");
+    // The host is what the present one says, before and after the other has left.
+    let host = || running.get("/api/v1/hosts").lines().pop().unwrap();
+    eventually("the present one speaks", || host()["sensors_attached"] == true);
+    earlier.acknowledged(batch, 0);
+    drop(earlier);
+    assert_eq!((host()["online"].clone(), of_earlier().is_empty()), (true.into(), false));
+    assert!(running.get("/api/v1/ledger").lines().iter().all(|line| line["run"] != run.as_str()));
+    drop(present);
+    running.stop();
+}
+
+#[test]
 fn health_follows_the_agent() {
     let running = Running::start();
     let health = |running: &Running| running.request("GET", "/healthz", &[]);

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Hosts and their agents
     Hosts(OutputOptions),
     /// What each stage did with the events it took in, and whether the sums close
-    Ledger(OutputOptions),
+    Ledger(LedgerOptions),
     /// Where events come from on each host, and what cannot be seen
     Sources(OutputOptions),
     /// A new one-time link to the console
@@ -81,6 +81,15 @@ pub(crate) struct UpOptions {
     /// Settings of the local agent [default: agent.json in the data directory, if it is there]
     #[arg(long, value_name = "FILE")]
     pub(crate) agent_config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LedgerOptions {
+    /// The books of earlier runs of the agents that are still remembered, instead of the present ones
+    #[arg(long)]
+    pub(crate) earlier: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
 }
 
 #[derive(Debug, Args)]

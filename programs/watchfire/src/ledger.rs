@@ -6,23 +6,25 @@ use serde_json::Value;
 use watchfire_event::printable;
 
 use crate::alerts::show;
-use crate::cli::{OutputOptions, Target};
+use crate::cli::{LedgerOptions, Target};
 use crate::client::Client;
 use crate::field;
 use crate::screen::{OutputError, Screen};
 use crate::table::{Cell, Colour, Table};
 
-const PATH: &str = "/api/v1/ledger";
+const PRESENT: &str = "/api/v1/ledger";
+const EARLIER: &str = "/api/v1/ledger?earlier=true";
 
-pub(crate) fn run(target: &Target, options: &OutputOptions) -> anyhow::Result<()> {
+pub(crate) fn run(target: &Target, options: &LedgerOptions) -> anyhow::Result<()> {
     let client = Client::new(target)?;
     let mut screen = Screen::new();
-    if options.json {
-        return client.copy_lines(PATH, &mut screen);
+    let path = if options.earlier { EARLIER } else { PRESENT };
+    if options.output.json {
+        return client.copy_lines(path, &mut screen);
     }
     let mut table = Table::new(&["HOST", "STAGE", "KIND", "SEEN", "PASSED", "FILTERED", "HELD", "DROPPED"]);
     let mut verdict = Value::Null;
-    client.for_each(PATH, |line| {
+    client.for_each(path, |line| {
         if line.get("balanced").is_some() {
             verdict = line;
         } else if field::number(&line, "/seen") > 0

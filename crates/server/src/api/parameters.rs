@@ -50,6 +50,24 @@ pub(crate) fn list_of(query: Option<&str>, now: UnixNanos, default_limit: usize)
     raw.check(now, default_limit)
 }
 
+/// Parameters of the ledger.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawLedger {
+    earlier: Option<String>,
+}
+
+/// Whether the books of earlier lives are asked for.
+pub(super) fn earlier_of(uri: &Uri) -> Result<bool, ApiError> {
+    let Query(raw) =
+        Query::<RawLedger>::try_from_uri(uri).map_err(|error| refuse("query", error.body_text()))?;
+    match raw.earlier.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(refuse("earlier", "true or false")),
+    }
+}
+
 impl RawList {
     fn check(&self, now: UnixNanos, default_limit: usize) -> Result<List, ApiError> {
         let since = self.given(&self.since).map(|text| since(text, now)).transpose()?;
@@ -140,6 +158,13 @@ mod tests {
 
     fn check(name: &str, value: &str) -> Result<List, ApiError> {
         raw(name, value).check(UnixNanos(10_000_000_000_000), DEFAULT_LIMIT)
+    }
+
+    #[test]
+    fn earlier_is_true_or_false() {
+        let of = |uri: &str| earlier_of(&uri.parse().unwrap()).map_err(|error| error.to_string());
+        assert_eq!((of("/"), of("/?earlier=true"), of("/?earlier=false")), (Ok(false), Ok(true), Ok(false)));
+        assert!(of("/?earlier=1").is_err() && of("/?earleir=true").is_err());
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use watchfire_event::{UnixNanos, printable};
 
+use super::parameters::earlier_of;
 use super::{ApiError, blocking};
 use crate::agents::AgentState;
 use crate::json::{self, LedgerRowView, VerdictView};
@@ -52,6 +53,20 @@ struct HostView {
     /// Why no worker runs just now; empty while one does.
     idle: String,
     breakers: Vec<BreakerView>,
+    /// What waits on the host's disk; null when the agent has not said.
+    spool: Option<SpoolView>,
+}
+
+/// What waits on a host's disk for the server.
+#[derive(Debug, Serialize)]
+struct SpoolView {
+    state: String,
+    detail: String,
+    records: u64,
+    bytes: u64,
+    limit_bytes: u64,
+    /// Earlier lives of the agent that have not handed over everything.
+    earlier_streams: u32,
 }
 
 /// A circuit breaker of the agent.
@@ -104,6 +119,7 @@ pub(super) async fn hosts(State(shared): State<Arc<Shared>>) -> Result<Response,
             processes: status.map(uses).unwrap_or_default(),
             idle: status.map(|status| safe(&status.idle)).unwrap_or_default(),
             breakers: status.map(breakers).unwrap_or_default(),
+            spool: status.and_then(|status| status.spool.as_ref()).map(spool),
         };
         body.extend(json::line(&view));
     }
@@ -127,6 +143,17 @@ fn breakers(status: &watchfire_wire::v1::Status) -> Vec<BreakerView> {
         cool_down_ms: breaker.cool_down_millis,
     };
     status.breakers.iter().map(view).collect()
+}
+
+fn spool(spool: &watchfire_wire::v1::SpoolStatus) -> SpoolView {
+    SpoolView {
+        state: safe(&spool.state),
+        detail: safe(&spool.detail),
+        records: spool.records,
+        bytes: spool.bytes,
+        limit_bytes: spool.limit_bytes,
+        earlier_streams: spool.earlier_streams,
+    }
 }
 
 fn uses(status: &watchfire_wire::v1::Status) -> Vec<UseView> {
@@ -188,18 +215,19 @@ pub(super) async fn counts(State(shared): State<Arc<Shared>>) -> Response {
     lines(body)
 }
 
-/// The books of each host's present run of its agent, then whether they close.
-pub(super) async fn ledger(State(shared): State<Arc<Shared>>) -> Response {
-    let agents = shared.agents.all();
+/// The books of each host's present run of its agent, or of the earlier runs that are remembered, then whether they close.
+pub(super) async fn ledger(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, ApiError> {
+    let earlier = earlier_of(&uri)?;
+    let agents = if earlier { shared.agents.earlier() } else { shared.agents.all() };
     let mut body = Vec::new();
     for agent in &agents {
         let host = agent.host_name();
         for row in agent.ledger.iter().flat_map(|snapshot| snapshot.books.rows()) {
-            body.extend(json::line(&LedgerRowView::new(&row, &host)));
+            body.extend(json::line(&LedgerRowView::new(&row, &host, agent.stream)));
         }
     }
     body.extend(json::line(&verdict(&agents)));
-    lines(body)
+    Ok(lines(body))
 }
 
 /// Whether the books of all agents close. Books that no one has sent do not close.

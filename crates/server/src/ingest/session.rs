@@ -176,8 +176,12 @@ impl<'a> Session<'a> {
         let last_batch = shared.stores.last_batch(stream);
         let last_alert =
             retried_while(shared, "read last alert", waits, || shared.stores.last_alert(stream))?;
-        retried_while(shared, "store host", waits, || shared.stores.host_seen(stream, &hello))?;
-        tracing::info!(host = %stream.host, hostname = host, last_batch, last_alert, "agent connected");
+        // An earlier life of the agent is not what the host is now.
+        let earlier = hello.earlier;
+        if !earlier {
+            retried_while(shared, "store host", waits, || shared.stores.host_seen(stream, &hello))?;
+        }
+        tracing::info!(host = %stream.host, hostname = host, earlier, last_batch, last_alert, "agent connected");
         if !shared.agents.connected(stream, hello.clone()) {
             return Err(SessionError::TooManyHosts);
         }
@@ -196,7 +200,8 @@ impl<'a> Session<'a> {
             oldest_unsynced: Instant::now(),
             books,
         };
-        let welcome = v1::server_frame::Body::Welcome(v1::Welcome { last_batch, last_alert });
+        let taken = taken(&session.books);
+        let welcome = v1::server_frame::Body::Welcome(v1::Welcome { last_batch, last_alert, taken });
         if let Err(error) = session.link.send(welcome) {
             shared.agents.disconnected(stream);
             return Err(error);
@@ -311,6 +316,9 @@ impl<'a> Session<'a> {
     }
 
     fn note_host(&self) {
+        if self.hello.earlier {
+            return;
+        }
         // Only the time of day in a list of hosts: not worth a retry.
         if let Err(error) = self.shared.stores.host_seen(self.meta.stream, &self.hello) {
             tracing::warn!(%error, "not written that the host was heard of");
@@ -352,6 +360,15 @@ fn books_so_far(lake: &Books) -> Books {
         }
     }
     books
+}
+
+/// What this stage has taken in of each kind.
+fn taken(books: &Books) -> Vec<v1::KindCount> {
+    let kinds = Kind::ALL.iter().filter_map(|kind| {
+        let count = books.get(Stage::Ingest, *kind)?.seen;
+        (count > 0).then_some(v1::KindCount { kind: *kind as u32, count })
+    });
+    kinds.collect()
 }
 
 /// Tries until it works or the server stops: a full disk is waited out, and the agent with it. What the agent sent is kept even
@@ -416,6 +433,10 @@ fn bounded(mut status: v1::Status) -> v1::Status {
         truncate(&mut breaker.cause, 1024);
     }
     truncate(&mut status.idle, 1024);
+    if let Some(spool) = &mut status.spool {
+        truncate(&mut spool.state, MAX_WORDS);
+        truncate(&mut spool.detail, 1024);
+    }
     status
 }
 

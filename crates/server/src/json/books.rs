@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use watchfire_event::LedgerRow;
+use watchfire_event::{LedgerRow, StreamId};
 
 /// One stage and kind.
 #[derive(Debug, Serialize)]
 pub(crate) struct LedgerRowView<'a> {
     host: &'a str,
+    /// Which run of the host's agent: its boot and when it began there.
+    run: String,
     stage: &'static str,
     kind: &'static str,
     seen: u64,
@@ -19,11 +21,12 @@ pub(crate) struct LedgerRowView<'a> {
 }
 
 impl<'a> LedgerRowView<'a> {
-    /// The view of one line of the books of `host`.
-    pub(crate) fn new(row: &LedgerRow, host: &'a str) -> Self {
+    /// The view of one line of the books of one run of the agent on `host`.
+    pub(crate) fn new(row: &LedgerRow, host: &'a str, stream: StreamId) -> Self {
         let dropped = row.counts.dropped.iter().filter(|(_, count)| **count > 0);
         LedgerRowView {
             host,
+            run: format!("{}@{}", stream.boot, stream.incarnation.0),
             stage: row.stage.as_str(),
             kind: row.kind.as_str(),
             seen: row.counts.seen,

@@ -146,19 +146,30 @@ pub(crate) fn hello(stream: StreamId) -> v1::Hello {
         agent_version: "0.1.0".to_owned(),
         kernel: "6.12.0".to_owned(),
         os: "Debian GNU/Linux 13".to_owned(),
+        earlier: false,
     }
 }
 
 impl TestAgent {
     pub(crate) fn connect(socket: &Path, incarnation: u64) -> TestAgent {
+        TestAgent::say_hello(socket, hello(stream(incarnation)))
+    }
+
+    /// Hands over what an earlier life left.
+    pub(crate) fn connect_earlier(socket: &Path, incarnation: u64) -> TestAgent {
+        TestAgent::say_hello(socket, v1::Hello { earlier: true, ..hello(stream(incarnation)) })
+    }
+
+    fn say_hello(socket: &Path, hello: v1::Hello) -> TestAgent {
         let mut socket = UnixStream::connect(socket).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let stream = stream(incarnation);
-        send(&mut socket, v1::agent_frame::Body::Hello(hello(stream)));
+        let stream = stream(hello.incarnation);
+        send(&mut socket, v1::agent_frame::Body::Hello(hello));
         let Some(v1::server_frame::Body::Welcome(welcome)) = receive(&mut socket) else {
             panic!("no welcome")
         };
-        TestAgent { socket, stream, welcome, batches: welcome.last_batch }
+        let batches = welcome.last_batch;
+        TestAgent { socket, stream, welcome, batches }
     }
 
     /// Sends the next batch, and does not wait.
