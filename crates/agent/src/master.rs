@@ -21,11 +21,11 @@ use watchfire_host::Identity;
 use watchfire_logfile::LogFile;
 use watchfire_pace::{Backoff, BackoffSettings, Random};
 use watchfire_wire::v1::{self, agent_frame::Body};
-use watchfire_wire::{batch_counts, decode_books, read_raw_frame};
+use watchfire_wire::{ConversionError, read_raw_frame};
 
-use crate::backlog::Backlog;
 use crate::lock::AgentLock;
 use crate::notify::{ServiceManager, Word};
+use crate::outbox::{Outbox, WorkerLife};
 use crate::own_use::own_use;
 use crate::settings::AgentSettings;
 use crate::uplink::Uplink;
@@ -34,6 +34,8 @@ use crate::worker_process::WorkerProcess;
 
 /// What is on its way to the server when the master stops has this long to be acknowledged.
 const UPLINK_GRACE: Duration = Duration::from_secs(4);
+/// What is not acknowledged then has this long to be put on the disk.
+const SHELVE_GRACE: Duration = Duration::from_secs(2);
 /// A worker that lived this long starts the next wait from the beginning.
 const STEADY: Duration = Duration::from_secs(60);
 /// Between the end of a worker and the start of the next.
@@ -74,8 +76,8 @@ pub(crate) struct MasterOrders {
 
 enum Notice {
     Stop(&'static str),
-    /// The worker of this stream has closed its link.
-    WorkerEnded(StreamId),
+    /// The worker of this life has closed its link.
+    WorkerEnded(WorkerLife),
 }
 
 /// Runs until told to stop by SIGTERM, SIGINT, or the end of stdin where the orders say so.
@@ -87,27 +89,28 @@ pub(crate) fn run(orders: MasterOrders) -> Result<()> {
     if orders.stop_at_stdin_end {
         watch_stdin(notices.clone()).context("watch stdin")?;
     }
-    let streams: Arc<Mutex<Vec<Arc<Backlog>>>> = Arc::default();
+    let outbox = Outbox::open(&identity, watchfire_host::boot_now(), &orders.settings, &orders.state_dir)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let uplink = Uplink {
-        socket: orders.server.clone(),
-        identity: identity.clone(),
-        streams: streams.clone(),
-        stop: stop.clone(),
-        connected: Arc::default(),
-    };
-    let uplink = thread::Builder::new().name("uplink".into()).spawn(move || uplink.run())?;
-    let mut master = Master::new(orders, identity, streams, notices);
+    let uplink = Uplink { socket: orders.server.clone(), stop: stop.clone() };
+    let (earlier, cargo) = (uplink.clone(), outbox.clone());
+    let earlier = thread::Builder::new().name("replay".into()).spawn(move || earlier.run_earlier(&cargo))?;
+    let cargo = outbox.clone();
+    let uplink = thread::Builder::new().name("uplink".into()).spawn(move || uplink.run(&cargo))?;
+    let mut master = Master::new(orders, identity, outbox.clone(), notices);
     let outcome = master.supervise(&inbox);
+    outbox.close();
+    outbox.stop_earlier();
     stop.store(true, Ordering::Release);
     wait_for(uplink, UPLINK_GRACE);
+    outbox.shelve(SHELVE_GRACE);
+    drop(earlier);
     outcome
 }
 
 struct Master {
     orders: MasterOrders,
     identity: Identity,
-    streams: Arc<Mutex<Vec<Arc<Backlog>>>>,
+    outbox: Arc<Outbox>,
     notices: mpsc::Sender<Notice>,
     home: Option<CgroupHome>,
     watch: Watch,
@@ -115,8 +118,8 @@ struct Master {
     respawn: Backoff,
     random: Random,
     worker: Option<WorkerProcess>,
-    /// The last worker's stream. It stays open while no worker runs, so that the server hears why.
-    backlog: Option<Arc<Backlog>>,
+    /// The worker's life, while one runs.
+    life: Option<WorkerLife>,
     /// Before this no worker is started again.
     not_before: Instant,
     /// Why the last worker ended, where it was not the master's wish.
@@ -130,7 +133,7 @@ impl Master {
     fn new(
         orders: MasterOrders,
         identity: Identity,
-        streams: Arc<Mutex<Vec<Arc<Backlog>>>>,
+        outbox: Arc<Outbox>,
         notices: mpsc::Sender<Notice>,
     ) -> Self {
         let now = Instant::now();
@@ -151,7 +154,7 @@ impl Master {
         Master {
             orders,
             identity,
-            streams,
+            outbox,
             notices,
             home,
             watch,
@@ -159,7 +162,7 @@ impl Master {
             respawn: Backoff::new(RESPAWN),
             random: Random::seeded(seed),
             worker: None,
-            backlog: None,
+            life: None,
             not_before: now,
             ended: None,
             status_due: now,
@@ -184,10 +187,9 @@ impl Master {
                     info!(why, "stopping");
                     self.service.tell(Word::Stopping);
                     self.stop_worker();
-                    self.close_stream();
                     return Ok(());
                 }
-                Ok(Notice::WorkerEnded(stream)) => self.worker_ended(stream),
+                Ok(Notice::WorkerEnded(life)) => self.worker_ended(life),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -221,22 +223,20 @@ impl Master {
     }
 
     fn start_worker(&mut self) -> Result<()> {
+        // A worker numbers its alerts in a stream of its own: their ids come from there. To the server all workers' frames go
+        // in the one stream of this master.
         let stream = StreamId {
             host: self.identity.host,
             boot: self.identity.boot,
             incarnation: watchfire_host::boot_now(),
         };
+        let life = WorkerLife(stream.incarnation.0);
         let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
-        let limits = &self.orders.settings.uplink;
-        let backlog = Arc::new(Backlog::new(
-            stream,
-            limits.backlog_kib as usize * 1024,
-            limits.backlog_alerts as usize,
-        ));
-        let (notices, books, breakers) = (self.notices.clone(), backlog.clone(), self.breakers.clone());
+        let (notices, outbox, breakers) = (self.notices.clone(), self.outbox.clone(), self.breakers.clone());
         let relay = move |incoming| {
-            relay(incoming, &books, &breakers);
-            if notices.send(Notice::WorkerEnded(stream)).is_err() {
+            relay(incoming, life, &outbox, &breakers);
+            outbox.worker_ended(life);
+            if notices.send(Notice::WorkerEnded(life)).is_err() {
                 warn!("the master is ending already");
             }
         };
@@ -250,9 +250,7 @@ impl Master {
         self.watch.begin(worker.tgid());
         self.worker = Some(worker);
         self.ended = None;
-        self.close_stream();
-        self.streams.lock().expect("no thread panics while it holds the streams").push(backlog.clone());
-        self.backlog = Some(backlog);
+        self.life = Some(life);
         Ok(())
     }
 
@@ -263,16 +261,9 @@ impl Master {
         }
     }
 
-    /// No more will come on the stream of a worker that has ended.
-    fn close_stream(&mut self) {
-        if let Some(backlog) = self.backlog.take() {
-            backlog.close();
-        }
-    }
-
-    fn worker_ended(&mut self, stream: StreamId) {
+    fn worker_ended(&mut self, life: WorkerLife) {
         // One that was stopped is gone from here already, and its notice comes late.
-        if self.backlog.as_ref().is_none_or(|backlog| backlog.stream != stream) {
+        if self.life != Some(life) {
             return;
         }
         let Some(worker) = self.worker.take() else { return };
@@ -299,10 +290,8 @@ impl Master {
         }
         self.status_due = now + STATUS_EVERY;
         let idle = self.watch.idle_because().or_else(|| self.ended.clone()).unwrap_or_default();
-        if let Some(backlog) = &self.backlog {
-            let status = v1::Status { idle, ..v1::Status::default() };
-            backlog.push_status(with_masters_part(status, backlog, &self.breakers));
-        }
+        let status = v1::Status { idle, ..v1::Status::default() };
+        self.outbox.push_status(with_masters_part(status, &self.breakers));
     }
 
     fn command(&self, stream: StreamId, link: OwnedFd) -> Command {
@@ -334,12 +323,12 @@ fn clear_leftovers(home: &CgroupHome) {
     }
 }
 
-/// Moves the worker's frames to the backlog, opening only what it must account for.
-fn relay(mut incoming: UnixStream, backlog: &Backlog, breakers: &Breakers) {
+/// Moves the worker's frames to the outbox.
+fn relay(mut incoming: UnixStream, life: WorkerLife, outbox: &Outbox, breakers: &Breakers) {
     loop {
         match read_raw_frame(&mut incoming) {
             Ok(Some(frame)) => {
-                if let Err(error) = accept(frame, backlog, breakers) {
+                if let Err(error) = accept(&frame, life, outbox, breakers) {
                     error!(
                         error = &error as &dyn std::error::Error,
                         "a frame of the sensor worker is malformed; it is left out"
@@ -356,30 +345,23 @@ fn relay(mut incoming: UnixStream, backlog: &Backlog, breakers: &Breakers) {
 }
 
 fn accept(
-    frame: Vec<u8>,
-    backlog: &Backlog,
+    frame: &[u8],
+    life: WorkerLife,
+    outbox: &Outbox,
     breakers: &Breakers,
-) -> Result<(), watchfire_wire::ConversionError> {
-    if let Some(batch) = watchfire_wire::batch_in_frame(&frame) {
-        let (sequence, counts) = batch_counts(batch)?;
-        backlog.push_batch(sequence, &counts, frame);
+) -> Result<(), ConversionError> {
+    // To a status the master adds its part; everything else is the outbox's.
+    if watchfire_wire::batch_in_frame(frame).is_none()
+        && let Some(Body::Status(status)) = watchfire_wire::decode_agent_frame(frame)?.body
+    {
+        outbox.push_status(with_masters_part(status, breakers));
         return Ok(());
     }
-    match watchfire_wire::decode_agent_frame(&frame)?.body {
-        Some(Body::Alerts(alerts)) => {
-            let last = alerts.alerts.last().map_or(0, |alert| alert.sequence);
-            backlog.push_alerts(last, alerts.alerts.len() as u64, frame);
-        }
-        Some(Body::Ledger(ledger)) => backlog.push_ledger(decode_books(&ledger)?, ledger.after_batch),
-        Some(Body::Status(status)) => backlog.push_status(with_masters_part(status, backlog, breakers)),
-        Some(Body::Hello(_) | Body::Events(_)) | None => {}
-    }
-    Ok(())
+    outbox.take(life, frame)
 }
 
-fn with_masters_part(mut status: v1::Status, backlog: &Backlog, breakers: &Breakers) -> v1::Status {
+fn with_masters_part(mut status: v1::Status, breakers: &Breakers) -> v1::Status {
     status.breakers = breakers.lock().expect("no thread panics while it holds the breakers").clone();
-    status.alerts_dropped += backlog.alerts_dropped();
     status.r#use.extend(own_use("master"));
     status
 }

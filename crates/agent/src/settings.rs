@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use watchfire_event::{Kind, printable};
 use watchfire_pace::BreakerSettings;
+use watchfire_spool::{SpoolSettings, WhenFull};
 
 /// Why settings were refused. The agent then does not start, and says so.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +86,8 @@ pub struct RawSettings {
     pub logins: RawLogins,
     /// The way to the server.
     pub uplink: RawUplink,
+    /// What waits for the server on the disk.
+    pub spool: RawSpool,
     /// What the agent may cost its host.
     pub limits: RawLimits,
 }
@@ -164,6 +168,80 @@ impl Default for RawUplink {
     /// 6 MiB keep the master below 12 MB; alerts are few, and a thousand of them is a bad day.
     fn default() -> Self {
         RawUplink { backlog_kib: 6144, backlog_alerts: 1024 }
+    }
+}
+
+/// What a full spool does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpoolWhenFull {
+    /// The oldest records go, a segment at a time.
+    #[default]
+    DropOldest,
+    /// New records are refused.
+    DropNewest,
+}
+
+/// What waits for the server on the disk, in `spool` below the state directory: alerts always, events when the server is away or slow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSpool {
+    /// What all its files may take, in MiB, 1 to 65536.
+    pub max_mib: u32,
+    /// So much goes at once when the oldest must, in KiB, 4 to 1048576; at most half and at least a 65536th of `max_mib`. One
+    /// record larger than `max_mib` less two segments may not fit.
+    pub segment_kib: u32,
+    /// See [`SpoolWhenFull`].
+    pub when_full: SpoolWhenFull,
+    /// Kinds of events that are worth a place on the disk, by the words that output uses.
+    pub kinds: Vec<String>,
+}
+
+impl Default for RawSpool {
+    /// 64 MiB no host misses; they hold days of a quiet host's alerts and chosen events. The kinds are those that tell of a
+    /// compromise by themselves; forks, exits and flows, which are most of what happens, are left to the memory.
+    fn default() -> Self {
+        const KINDS: &[Kind] = &[
+            Kind::Exec,
+            Kind::FileCreate,
+            Kind::FileWrite,
+            Kind::FileRename,
+            Kind::FileAttrib,
+            Kind::FileLink,
+            Kind::Credentials,
+            Kind::Ptrace,
+            Kind::Memfd,
+            Kind::ModuleLoad,
+            Kind::BpfLoad,
+            Kind::Mount,
+            Kind::Login,
+            Kind::Loss,
+        ];
+        RawSpool {
+            max_mib: 64,
+            segment_kib: 1024,
+            when_full: SpoolWhenFull::default(),
+            kinds: KINDS.iter().map(|kind| kind.as_str().to_owned()).collect(),
+        }
+    }
+}
+
+impl RawSpool {
+    pub(crate) fn spool_settings(&self, directory: PathBuf) -> SpoolSettings {
+        SpoolSettings {
+            directory,
+            segment_bytes: u64::from(self.segment_kib) << 10,
+            max_bytes: u64::from(self.max_mib) << 20,
+            when_full: match self.when_full {
+                SpoolWhenFull::DropOldest => WhenFull::DropOldest,
+                SpoolWhenFull::DropNewest => WhenFull::DropNewest,
+            },
+        }
+    }
+
+    /// The kinds; a word that names none was refused when the settings were checked.
+    pub(crate) fn kept_kinds(&self) -> Vec<Kind> {
+        self.kinds.iter().filter_map(|word| word.parse().ok()).collect()
     }
 }
 
@@ -304,8 +382,24 @@ impl AgentSettings {
         ring("rings.other_kib", raw.rings.other_kib, 64, 16_384, "a power of two from 64 to 16384")?;
         within("uplink.backlog_kib", raw.uplink.backlog_kib, 256..=1_048_576, "256 to 1048576")?;
         within("uplink.backlog_alerts", raw.uplink.backlog_alerts, 16..=1_000_000, "16 to 1000000")?;
+        check_spool(&raw.spool)?;
         check_limits(&raw.limits)?;
         Ok(AgentSettings(raw))
+    }
+}
+
+fn check_spool(spool: &RawSpool) -> Result<(), SettingsError> {
+    within("spool.max_mib", spool.max_mib, 1..=65_536, "1 to 65536")?;
+    let (least, most) = (4.max(spool.max_mib / 64), (spool.max_mib * 512).min(1 << 20));
+    let allowed = "4 to 1048576, at most half and at least a 65536th of spool.max_mib";
+    within("spool.segment_kib", spool.segment_kib, least..=most, allowed)?;
+    match spool.kinds.iter().find(|word| word.parse::<Kind>().is_err()) {
+        Some(word) => Err(SettingsError::OutOfRange {
+            key: "spool.kinds",
+            value: printable(word.as_bytes()).into_owned(),
+            allowed: "names of event kinds, as in `watchfire events --kind`",
+        }),
+        None => Ok(()),
     }
 }
 
@@ -379,6 +473,28 @@ mod tests {
         }
         let error = parse(r#"{"limits": {"cool_down_s": 90, "longest_cool_down_s": 60}}"#).unwrap_err();
         assert!(error.contains("limits.longest_cool_down_s = 60"), "{error}");
+    }
+
+    #[test]
+    fn what_the_checks_let_through_the_spool_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        for (index, (mib, kib)) in
+            [(1, 4), (1, 512), (64, 1024), (65_536, 1024), (65_536, 1 << 20)].into_iter().enumerate()
+        {
+            let text = format!(r#"{{"spool": {{"max_mib": {mib}, "segment_kib": {kib}}}}}"#);
+            let settings = parse(&text).unwrap().spool.spool_settings(folder.path().join(index.to_string()));
+            assert!(watchfire_spool::Spool::open(settings).is_ok(), "{text}");
+        }
+        for (mib, kib, named) in
+            [(0, 4, "max_mib"), (1, 3, "segment_kib"), (1, 513, "segment_kib"), (65_536, 1023, "segment_kib")]
+        {
+            let text = format!(r#"{{"spool": {{"max_mib": {mib}, "segment_kib": {kib}}}}}"#);
+            assert!(parse(&text).unwrap_err().contains(named), "{text}");
+        }
+        let kinds = parse(r#"{"spool": {"kinds": ["exec", "login"]}}"#).unwrap().spool.kept_kinds();
+        assert_eq!(kinds, [Kind::Exec, Kind::Login]);
+        let error = parse(r#"{"spool": {"kinds": ["exec", "exce"]}}"#).unwrap_err();
+        assert!(error.contains("spool.kinds = exce"), "{error}");
     }
 
     #[test]

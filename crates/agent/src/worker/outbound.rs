@@ -15,7 +15,7 @@ use watchfire_event::{Alert, Books, DropReason, Event, Kind, Stage};
 use watchfire_wire::v1::{self, agent_frame::Body};
 use watchfire_wire::{BatchBuilder, encode_alert, encode_books, frame_around_batch, write_raw_frame};
 
-use crate::backlog::encode;
+use crate::outbox::encode;
 
 /// A batch closes at this weight in bytes, or at [`MAX_AGE`].
 const BATCH_WEIGHT: usize = 128 << 10;

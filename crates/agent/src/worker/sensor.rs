@@ -239,6 +239,7 @@ impl SensorWorker {
             // The master's to say.
             breakers: Vec::new(),
             idle: String::new(),
+            spool: None,
         }
     }
 }
