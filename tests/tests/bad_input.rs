@@ -177,12 +177,12 @@ fn a_broken_rule_file_is_named_and_the_others_stay() -> Result<()> {
 fn a_setting_out_of_range_is_named_with_its_range() -> Result<()> {
     scenario(|| {
         let ground = Ground::new()?;
-        ground.configure_agent(&json!({ "rings": { "process_kib": 5000 } }))?;
+        ground.configure_agent(&json!({ "processes": { "ring_kib": 5000 } }))?;
         let mut begun = ground.begin(free_port()?)?;
         let named = eventually(REFUSED_WITHIN, || {
             begun.ended()?;
             let output = begun.output();
-            Ok((output.contains("rings.process_kib") && output.contains("power of two")).then_some(()))
+            Ok((output.contains("processes.ring_kib") && output.contains("power of two")).then_some(()))
         })?;
         ensure!(named.is_some(), "the setting is not named:\n{}", begun.output());
         ensure!(!begun.is_healthy(), "healthy with an agent that refused its settings");

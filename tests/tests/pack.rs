@@ -76,7 +76,8 @@ fn run(behaviors: &[&'static Behavior]) -> Result<Vec<Row>> {
     let ground = Ground::new()?;
     let log = ground.path("auth.log");
     std::fs::write(&log, "").context("make a login log")?;
-    ground.configure_agent(&json!({ "logins": { "logs": [log] }, "modules": "every_syscall" }))?;
+    ground
+        .configure_agent(&json!({ "logins": { "logs": [log] }, "modules": { "hooks": "every_syscall" } }))?;
     let up = ground.start()?;
     let stage = || Stage::new().map(|stage| stage.with_auth_log(&log));
 

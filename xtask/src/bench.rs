@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         page::write("storm", &storm.measure(r#"{}"#)?.section("Storm"))?;
     }
     if wanted(Name::Fallback) {
-        let settings = r#"{"process_source": "proc_connector"}"#;
+        let settings = r#"{"processes": {"source": "proc_connector"}}"#;
         page::write("fallback", &storm.measure(settings)?.section("Storm, process connector only"))?;
     }
     if wanted(Name::Latency) {

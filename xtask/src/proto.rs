@@ -28,8 +28,9 @@ pub(crate) fn run(check: bool) -> Result<()> {
             all.push((prost_build::Module::from_protobuf_package_name(file.package()), file.clone()));
         }
         let modules = config.generate(all).context("generate Rust from proto/")?;
-        let text =
-            modules.get(&module).with_context(|| format!("the generator returned no module for {package}"))?;
+        let text = modules
+            .get(&module)
+            .with_context(|| format!("the generator returned no module for {package}"))?;
         let path = root.join(generated);
         if check {
             if fs::read_to_string(&path).unwrap_or_default() != *text {

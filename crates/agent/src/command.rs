@@ -1,20 +1,27 @@
 //! The agent's command line, shared by the program `watchfire-agent` and by `watchfire up`, which starts itself as one.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use watchfire_app::Part;
 use watchfire_event::{BootId, BootNanos, HostId, StreamId, printable};
 use watchfire_logfile::LogFile;
 
+use crate::catalog::Catalog;
+use crate::control;
 use crate::doctor::{self, Patient};
 use crate::master::{self, MasterOrders};
-use crate::settings::AgentSettings;
-use crate::worker::{self, SensorOrders, SourceReport};
+use crate::settings::{self, AgentSettings};
+use crate::worker::{self, WorkerOrders};
+use crate::workers::WorkerName;
 
 const STATE_DIR: &str = "/var/lib/watchfire-agent";
 const LOCK: &str = "/run/watchfire-agent.lock";
+/// Longest documents on standard input, in bytes: what a frame holds.
+const MAX_INPUT: u64 = 4 << 20;
 
 /// What the agent can be told to do.
 #[derive(Debug, Subcommand)]
@@ -23,6 +30,8 @@ pub enum AgentCommand {
     Run(RunArgs),
     /// Say which sources this host offers, which one is used, and what it cannot see.
     Sources(SourcesArgs),
+    /// Show or change the settings in force, of the agent that runs on this host.
+    Config(ConfigArgs),
     /// Say what works on this host, what does not, why, and what to do; exit status 1 when processes cannot be seen.
     Doctor(DoctorArgs),
     /// Be a worker; started by the master only.
@@ -78,55 +87,105 @@ pub struct DoctorArgs {
     json: bool,
 }
 
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    #[command(subcommand)]
+    action: Option<ConfigAction>,
+}
+
+/// What can be done with the settings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Print what is in force, every default filled in (this is what `config` alone does).
+    Show {
+        /// Only this app or part.
+        name: Option<String>,
+        /// Where each part comes from as well.
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Put documents in force: partial JSON by app, over what is in force; null takes back what was applied before.
+    Apply {
+        /// A file, or - for standard input.
+        file: PathBuf,
+    },
+    /// Start an app that is switched off.
+    Start {
+        /// The app.
+        app: String,
+    },
+    /// Stop an app, until it is started.
+    Stop {
+        /// The app.
+        app: String,
+    },
+    /// Have the agent read its file again.
+    Reload,
+}
+
 /// The workers.
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
     /// Sensors and detection.
-    Sensor(SensorArgs),
+    Sensor(WorkerArgs),
+    /// Checks and inventory.
+    Collector(WorkerArgs),
+    /// Files.
+    Scanner(WorkerArgs),
+    /// Guests and probes.
+    Extension(WorkerArgs),
     /// Only closes itself as the sensor worker does; started by the doctor.
     Probe,
 }
 
-/// Arguments of the sensor worker.
+/// Arguments of a worker.
 #[derive(Debug, Args)]
-pub struct SensorArgs {
+pub struct WorkerArgs {
     #[arg(long)]
     host: HostId,
     #[arg(long)]
     boot: BootId,
     #[arg(long)]
     incarnation: u64,
-    #[arg(long)]
-    config: Option<PathBuf>,
 }
 
 impl AgentCommand {
-    /// Does it. `reexec` are the arguments that make this executable an agent, before the agent's own. Into `log` goes what the
-    /// workers print; without one they share this process' standard error.
-    pub fn execute(self, reexec: &'static [&'static str], log: Option<LogFile>) -> Result<()> {
+    /// Does it. `reexec` are the arguments that make this executable an agent, before the agent's own; `catalog` holds the apps it
+    /// has. Into `log` goes what the workers print; without one they share this process' standard error.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    pub fn execute(
+        self,
+        reexec: &'static [&'static str],
+        log: Option<LogFile>,
+        catalog: Catalog,
+    ) -> Result<()> {
         match self {
-            AgentCommand::Run(args) => {
-                let settings = AgentSettings::load(args.config.as_deref())?;
-                master::run(MasterOrders {
-                    server: args.server_socket,
-                    state_dir: args.state_dir,
-                    lock: args.lock,
-                    config: args.config,
-                    settings,
-                    log,
-                    reexec,
-                    stop_at_stdin_end: args.stop_at_stdin_end,
-                })
-            }
+            AgentCommand::Run(args) => master::run(MasterOrders {
+                server: args.server_socket,
+                state_dir: args.state_dir,
+                lock: args.lock,
+                config: args.config,
+                log,
+                catalog,
+                reexec,
+                stop_at_stdin_end: args.stop_at_stdin_end,
+            }),
             AgentCommand::Sources(args) => {
-                let settings = AgentSettings::load(args.config.as_deref())?;
-                let reports = worker::attach(&settings).reports;
-                print_sources(&reports, args.json).context("print the sources")
+                let settings = AgentSettings::load(args.config.as_deref(), &catalog)?;
+                let parts = worker::try_sources(&catalog, &settings);
+                print_sources(&parts, args.json).context("print the sources")
             }
+            AgentCommand::Config(args) => configure(&args),
             AgentCommand::Doctor(args) => {
-                let settings = AgentSettings::load(args.config.as_deref())?;
+                let settings = AgentSettings::load(args.config.as_deref(), &catalog)?;
                 let (state_dir, lock) = (&args.state_dir, &args.lock);
-                let patient = Patient { settings: &settings, state_dir, lock, reexec };
+                let patient = Patient { settings: &settings, catalog: &catalog, state_dir, lock, reexec };
                 anyhow::ensure!(
                     doctor::run(&patient, args.json)?,
                     "no source of processes works on this host"
@@ -134,31 +193,72 @@ impl AgentCommand {
                 Ok(())
             }
             AgentCommand::Worker(WorkerCommand::Probe) => doctor::probe(),
-            AgentCommand::Worker(WorkerCommand::Sensor(args)) => {
-                let link = worker::take_link().context("a worker is started by its master, not by hand")?;
-                let incarnation = BootNanos(args.incarnation);
-                let stream = StreamId { host: args.host, boot: args.boot, incarnation };
-                worker::run(
-                    SensorOrders { stream, settings: AgentSettings::load(args.config.as_deref())? },
-                    link,
-                )
+            AgentCommand::Worker(WorkerCommand::Sensor(args)) => work(WorkerName::Sensor, args, catalog),
+            AgentCommand::Worker(WorkerCommand::Collector(args)) => {
+                work(WorkerName::Collector, args, catalog)
+            }
+            AgentCommand::Worker(WorkerCommand::Scanner(args)) => work(WorkerName::Scanner, args, catalog),
+            AgentCommand::Worker(WorkerCommand::Extension(args)) => {
+                work(WorkerName::Extension, args, catalog)
             }
         }
     }
 }
 
-fn print_sources(reports: &[SourceReport], json: bool) -> std::io::Result<()> {
+fn work(name: WorkerName, args: WorkerArgs, catalog: Catalog) -> Result<()> {
+    let link = worker::take_link().context("a worker is started by its master, not by hand")?;
+    let incarnation = BootNanos(args.incarnation);
+    let stream = StreamId { host: args.host, boot: args.boot, incarnation };
+    worker::run(WorkerOrders { name, stream, catalog }, link)
+}
+
+fn configure(args: &ConfigArgs) -> Result<()> {
+    let ask = |question: &Value| control::ask(&args.state_dir, question);
+    let switch = |app: &String, on: bool| {
+        // An unknown name is refused by the agent, which knows them all.
+        ask(&json!({ "apply": { app.clone(): { "enabled": on } } }))
+    };
+    let (answer, name, origin) = match &args.action {
+        None => (ask(&json!("show"))?, None, false),
+        Some(ConfigAction::Show { name, origin }) => (ask(&json!("show"))?, name.as_ref(), *origin),
+        Some(ConfigAction::Apply { file }) => (ask(&json!({ "apply": documents(file)? }))?, None, true),
+        Some(ConfigAction::Start { app }) => (switch(app, true)?, Some(app), false),
+        Some(ConfigAction::Stop { app }) => (switch(app, false)?, Some(app), false),
+        Some(ConfigAction::Reload) => (ask(&json!("reload"))?, None, true),
+    };
+    let shown = match name {
+        Some(name) => answer["in_force"]
+            .get(name)
+            .with_context(|| format!("no app or part of the agent is called {name:?}"))?,
+        None if origin => &answer,
+        None => &answer["in_force"],
+    };
+    let text = serde_json::to_string_pretty(shown).context("write JSON")?;
+    writeln!(std::io::stdout(), "{text}").context("write to standard output")
+}
+
+/// The documents in a file, or on standard input for `-`.
+fn documents(file: &Path) -> Result<Value> {
+    if file != Path::new("-") {
+        return Ok(settings::read(Some(file))?);
+    }
+    let mut text = String::new();
+    std::io::stdin().take(MAX_INPUT).read_to_string(&mut text).context("read standard input")?;
+    Ok(settings::parse(&text)?)
+}
+
+fn print_sources(parts: &[Part], json: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    for report in reports {
+    for part in parts {
         if json {
             let line = serde_json::json!({
-                "source": report.name, "state": report.state.as_str(), "gives": report.gives, "details": report.details,
+                "source": part.name, "state": part.state.as_str(), "gives": part.gives, "details": part.details,
             });
             writeln!(out, "{line}")?;
             continue;
         }
-        writeln!(out, "{:<16} {:<12} {}", report.name, report.state.as_str(), report.gives)?;
-        for detail in &report.details {
+        writeln!(out, "{:<16} {:<12} {}", part.name, part.state.as_str(), part.gives)?;
+        for detail in &part.details {
             writeln!(out, "{:<16} - {}", "", printable(detail.as_bytes()))?;
         }
     }

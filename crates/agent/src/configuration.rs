@@ -66,7 +66,11 @@ impl Configuration {
     ///
     /// # Errors
     /// The file is not good, and nothing good was kept.
-    pub(crate) fn open(state_dir: &Path, file: Option<PathBuf>, catalog: Catalog) -> Result<Self, SettingsError> {
+    pub(crate) fn open(
+        state_dir: &Path,
+        file: Option<PathBuf>,
+        catalog: Catalog,
+    ) -> Result<Self, SettingsError> {
         let path = state_dir.join(KEPT);
         let kept = match read_kept(&path) {
             Ok(kept) => kept,
@@ -123,7 +127,8 @@ impl Configuration {
     pub(crate) fn reload(&mut self) -> Result<bool, SettingsError> {
         let from_file = settings::read(self.file.as_deref())?;
         let applied = self.applied.clone();
-        let changed = self.take(from_file, applied).map_err(|error| settings::in_file(self.file.as_deref(), error))?;
+        let changed =
+            self.take(from_file, applied).map_err(|error| settings::in_file(self.file.as_deref(), error))?;
         self.origin = Origin::Present;
         Ok(changed)
     }
@@ -181,7 +186,10 @@ impl Configuration {
             applied: self.applied.clone(),
         };
         if let Err(error) = write_kept(&self.kept, &kept) {
-            warn!(error = format!("{:#}", anyhow::Error::from(error)), "the settings in force are not kept on the disk");
+            warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "the settings in force are not kept on the disk"
+            );
         }
     }
 }
@@ -334,7 +342,10 @@ mod tests {
         let ground = Ground::new();
         let mut configuration = ground.open().unwrap();
         let error = configuration.apply(&json!({"uplink": {"backlog_kib": 1}, "files": {"enabled": false}}));
-        assert_eq!(error.unwrap_err().to_string(), "setting uplink.backlog_kib = 1: allowed is 256 to 1048576");
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "setting uplink.backlog_kib = 1: allowed is 256 to 1048576"
+        );
         assert_eq!(configuration.revision(), 1);
         assert!(configuration.settings().document("files").unwrap().enabled);
         assert!(configuration.apply(&json!([])).is_err());
@@ -367,7 +378,8 @@ mod tests {
 
     #[test]
     fn a_kept_file_with_any_byte_changed_is_not_used() {
-        let kept = Kept { revision: 7, from_file: json!({}), applied: json!({"uplink": {"backlog_kib": 999}}) };
+        let kept =
+            Kept { revision: 7, from_file: json!({}), applied: json!({"uplink": {"backlog_kib": 999}}) };
         let whole = encode_kept(&kept);
         assert_eq!(decode_kept(&whole).unwrap(), kept);
         for at in 0..whole.len() {

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use watchfire_confine::{
     AddressFamily, Applied, CapabilitySet, CgroupHome, CgroupLimits, Confinement, IoPriority, Lockdown, Need,
-    Outcome, Syscalls, lock_down,
+    Outcome, Syscalls,
 };
 
 use crate::settings::RawWorkerLimits;
+use crate::workers::WorkerName;
 
-/// Threads of the sensor worker, with room: its loop, its writer, and what a library may start.
-const SENSOR_TASKS: u32 = 32;
-/// Descriptors: rings, programs, maps and links are some 150; fanotify opens a pidfd for each event until it is read.
-const SENSOR_FILES: u64 = 4096;
+/// Threads of a worker, with room: its loop, its writer, its watchdog, one for each app, and what a library may start.
+const TASKS: u32 = 32;
+/// Descriptors of the sensor worker: rings, programs, maps and links are some 150; fanotify opens a pidfd for each event until it is read.
+const OPEN_FILES: u64 = 4096;
 
 /// What the sources of the sensor worker need, each with its reason.
 fn sensor_capabilities() -> CapabilitySet {
@@ -35,33 +36,50 @@ fn sensor_capabilities() -> CapabilitySet {
         | CapabilitySet::SYS_RESOURCE
 }
 
-/// How the master starts the sensor worker.
-pub(crate) fn sensor(limits: &RawWorkerLimits) -> Confinement {
+/// What the apps of the other workers need.
+fn reporting_capabilities() -> CapabilitySet {
+    // /proc of other users' processes.
+    CapabilitySet::SYS_PTRACE
+        // Files, whoever owns them; nothing is written.
+        | CapabilitySet::DAC_READ_SEARCH
+}
+
+/// How the master starts a worker.
+pub(crate) fn of(worker: WorkerName, limits: &RawWorkerLimits) -> Confinement {
     let mib = |mib: u32| u64::from(mib) << 20;
+    let capabilities = match worker {
+        WorkerName::Sensor => sensor_capabilities(),
+        WorkerName::Collector | WorkerName::Scanner | WorkerName::Extension => reporting_capabilities(),
+    };
     Confinement {
         nice: Some(limits.nice),
         io_priority: Some(IoPriority::Lowest),
-        open_files: Some(SENSOR_FILES),
+        open_files: Some(OPEN_FILES),
         // Without root there is nothing to cut, and nothing to keep.
-        capabilities: rustix::process::geteuid().is_root().then(sensor_capabilities),
+        capabilities: rustix::process::geteuid().is_root().then_some(capabilities),
         cgroup: CgroupLimits {
             cpu_percent: Some(limits.cpu_cap_percent),
             cpu_weight: None,
             memory: Some(mib(limits.memory_cap_mib)),
-            tasks: Some(SENSOR_TASKS),
+            tasks: Some(TASKS),
         },
         ..Confinement::default()
     }
 }
 
-/// What the sensor worker denies itself before its first thread starts. No Landlock: under it a process may not read
-/// `/proc/PID/exe` of others, whatever its capabilities.
-pub(crate) fn lock_down_sensor() -> Applied {
-    // A detached mount of tracefs or cgroup2 serves where the host has none.
-    let needs = [Need::Bpf, Need::PerfEvents, Need::Fanotify, Need::FileHandles, Need::DetachedMounts];
+/// What a worker denies itself before its first thread starts. No Landlock: under it a process may not read `/proc/PID/exe` of
+/// others, whatever its capabilities.
+pub(crate) fn lock_down(worker: WorkerName) -> Applied {
+    let needs: &[Need] = match worker {
+        // A detached mount of tracefs or cgroup2 serves where the host has none.
+        WorkerName::Sensor => {
+            &[Need::Bpf, Need::PerfEvents, Need::Fanotify, Need::FileHandles, Need::DetachedMounts]
+        }
+        WorkerName::Collector | WorkerName::Scanner | WorkerName::Extension => &[],
+    };
     let families = vec![AddressFamily::UNIX, AddressFamily::NETLINK];
-    let syscalls = Syscalls { needs: needs.into_iter().collect(), families };
-    lock_down(&Lockdown { syscalls: Some(syscalls), files: None })
+    let syscalls = Syscalls { needs: needs.iter().copied().collect(), families };
+    watchfire_confine::lock_down(&Lockdown { syscalls: Some(syscalls), files: None })
 }
 
 /// The cgroups of the agent whose state lies here: the same after a restart, another for another agent on the host.

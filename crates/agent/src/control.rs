@@ -118,7 +118,8 @@ pub(crate) fn ask(state_dir: &Path, question: &Value) -> Result<Value> {
     connection.set_read_timeout(Some(2 * PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     write_raw_frame(&mut connection, question.to_string().as_bytes()).context("ask the agent")?;
-    let answer = read_raw_frame(&mut connection).context("hear the agent")?.context("the agent did not answer")?;
+    let answer =
+        read_raw_frame(&mut connection).context("hear the agent")?.context("the agent did not answer")?;
     let answer: Value = serde_json::from_slice(&answer).context("the agent's answer is no JSON")?;
     if let Some(error) = answer.get("error").and_then(Value::as_str) {
         bail!("{error}");

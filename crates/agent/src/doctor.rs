@@ -7,12 +7,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use watchfire_app::{Part, PartState};
 use watchfire_confine::{Applied, Measure, Outcome};
 use watchfire_event::printable;
 
+use crate::catalog::Catalog;
 use crate::lock::{AgentLock, LockError};
 use crate::settings::AgentSettings;
-use crate::worker::{self, SourceReport, SourceState};
+use crate::worker;
+use crate::workers::WorkerName;
 
 /// How well something works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,6 +51,7 @@ struct Finding {
 /// What the doctor looks at.
 pub(crate) struct Patient<'a> {
     pub(crate) settings: &'a AgentSettings,
+    pub(crate) catalog: &'a Catalog,
     pub(crate) state_dir: &'a Path,
     pub(crate) lock: &'a Path,
     /// See [`crate::AgentCommand::execute`].
@@ -57,11 +61,10 @@ pub(crate) struct Patient<'a> {
 /// Looks, prints, and says whether the agent can watch this host at all.
 pub(crate) fn run(patient: &Patient<'_>, json: bool) -> Result<bool> {
     let mut findings = vec![user(), kernel_types(), pressure(), lock(patient.lock)];
-    let attached = worker::attach(patient.settings);
-    let sees_processes = attached.sees_processes();
-    findings.extend(attached.reports.iter().map(source));
-    // The sensors leave the kernel before a child is started.
-    drop(attached);
+    // The sensors have left the kernel again before a child is started.
+    let parts = worker::try_sources(patient.catalog, patient.settings);
+    let sees_processes = worker::sees_processes(&parts);
+    findings.extend(parts.iter().map(source));
     findings.extend(confinement(patient)?);
     print(&findings, json).context("print the findings")?;
     Ok(sees_processes)
@@ -121,17 +124,17 @@ fn lock(path: &Path) -> Finding {
     Finding { area: "host", what: "the agent's lock".to_owned(), verdict, why, advice }
 }
 
-fn source(report: &SourceReport) -> Finding {
-    let (verdict, advice) = match report.state {
-        SourceState::Active if report.details.is_empty() => (Verdict::Works, ""),
-        SourceState::Active => (Verdict::InPart, ""),
-        SourceState::Standby => (Verdict::Works, ""),
-        SourceState::Unavailable => (Verdict::Missing, ""),
+fn source(part: &Part) -> Finding {
+    let (verdict, advice) = match part.state {
+        PartState::Active if part.details.is_empty() => (Verdict::Works, ""),
+        PartState::Active => (Verdict::InPart, ""),
+        PartState::Standby => (Verdict::Works, ""),
+        PartState::Unavailable => (Verdict::Missing, ""),
     };
-    let what = format!("{} ({})", report.name, report.gives);
-    let why = match report.state {
-        SourceState::Standby => format!("standby: {}", report.details.join("; ")),
-        SourceState::Active | SourceState::Unavailable => report.details.join("; "),
+    let what = format!("{} ({})", part.name, part.gives);
+    let why = match part.state {
+        PartState::Standby => format!("standby: {}", part.details.join("; ")),
+        PartState::Active | PartState::Unavailable => part.details.join("; "),
     };
     Finding { area: "source", what, verdict, why, advice }
 }
@@ -142,7 +145,7 @@ fn confinement(patient: &Patient<'_>) -> Result<Vec<Finding>> {
     command.args(patient.reexec).args(["worker", "probe"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let home = crate::confinement::home(patient.state_dir);
-    let confinement = crate::confinement::sensor(&patient.settings.limits.sensor);
+    let confinement = crate::confinement::of(WorkerName::Sensor, &patient.settings.limits.sensor);
     let confined =
         confinement.spawn(&mut command, home.as_ref().ok(), "doctor").context("start a confined child")?;
     let output = confined.child.wait_with_output().context("wait for the confined child")?;
@@ -184,7 +187,7 @@ fn measure(measure: Measure, outcome: &Outcome) -> Finding {
 
 /// The confined child's part: closes itself as the sensor worker does, and tells what did not hold.
 pub(crate) fn probe() -> Result<()> {
-    let applied: Applied = crate::confinement::lock_down_sensor();
+    let applied: Applied = crate::confinement::lock_down(WorkerName::Sensor);
     let shortfalls: Vec<String> =
         applied.shortfalls().map(|(measure, outcome)| format!("{measure}: {outcome}")).collect();
     writeln!(io::stdout(), "{}", shortfalls.join("; ")).context("tell the doctor")?;

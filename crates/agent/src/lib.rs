@@ -1,31 +1,43 @@
 //! The agent: a master that supervises, and workers that do the business.
 //!
-//! The way of one event: `worker/sensor.rs` polls the sources (`worker/sources.rs`), resolves each sighting to an event,
-//! has it judged, and hands event and alerts to `worker/outbound.rs` → socket pair → `master.rs` → `outbox/` →
+//! The way of one event: an app in `apps/` drains its source on the sensor worker's loop (`worker/sensor.rs`); `worker/pipeline.rs` resolves
+//! each sighting to an event and has it judged; event and alerts go by `worker/outbound.rs` → socket pair → `master.rs` → `outbox/` →
 //! `uplink.rs` → server.
 //!
-//! What keeps it from hurting its host: `master.rs` starts the worker (`worker_process.rs`) under `confinement.rs`, watches it and
-//! the host (`watch.rs`), and stops it while a breaker is open.
+//! What keeps it from hurting its host: `master.rs` starts each worker (`workers.rs`, `worker_process.rs`) under `confinement.rs`, watches it and
+//! the host (`watch.rs`), and stops it while a breaker is open. Each change is an event (`reports.rs`).
+//!
+//! Settings: `settings.rs` (checked) ← `configuration.rs` (file, applied, kept) ← `control.rs` (`watchfire-agent config`); `catalog.rs` lists
+//! the apps.
 
+mod apps;
+mod catalog;
 mod command;
+mod configuration;
 mod confinement;
+mod control;
 mod doctor;
 mod lock;
 mod master;
 mod notify;
 mod outbox;
 mod own_use;
+mod reports;
 mod settings;
 mod uplink;
 mod watch;
 mod worker;
 mod worker_log;
 mod worker_process;
+mod workers;
 
+pub use catalog::Catalog;
 pub use command::AgentCommand;
+pub use configuration::read_untrusted;
 pub use settings::{
-    AgentSettings, ModuleWatch, ProcessSource, RawHostLimits, RawLimits, RawSettings, RawSpool,
-    RawWorkerLimits, SettingsError, SpoolWhenFull,
+    AgentSettings, RawHostLimits, RawLimits, RawRules, RawSpool, RawUplink, RawWorkerLimits, SettingsError,
+    SpoolWhenFull,
 };
 pub use watchfire_detect::rule_id;
 pub use watchfire_logfile::{LogError, LogFile, LogSettings, Severity};
+pub use workers::WorkerName;

@@ -1,5 +1,5 @@
-//! The master: keeps one sensor worker alive within its limits, relays what it sends, and opens the uplink. It does no
-//! business itself, and none is done while a breaker is open.
+//! The master: keeps the workers alive within their limits, relays what they send, and opens the uplink. It does no business
+//! itself, and none is done while the host's breaker is open.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -7,76 +7,75 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tracing::{error, info, warn};
 use watchfire_confine::CgroupHome;
-use watchfire_event::StreamId;
+use watchfire_event::{BootNanos, StreamId};
 use watchfire_host::Identity;
 use watchfire_logfile::LogFile;
-use watchfire_pace::{Backoff, BackoffSettings, Random};
+use watchfire_pace::{Change, Random};
 use watchfire_wire::v1::{self, agent_frame::Body};
+use watchfire_wire::worker::{Configure, MasterFrame, Shed, master_frame};
 use watchfire_wire::{ConversionError, read_raw_frame};
 
+use crate::catalog::Catalog;
+use crate::configuration::Configuration;
+use crate::control::{self, Control};
 use crate::lock::AgentLock;
 use crate::notify::{ServiceManager, Word};
 use crate::outbox::{Outbox, WorkerLife};
 use crate::own_use::own_use;
-use crate::settings::AgentSettings;
+use crate::reports::Teller;
 use crate::uplink::Uplink;
-use crate::watch::Watch;
+use crate::watch::{HostWatch, WorkerWatch};
 use crate::worker_process::WorkerProcess;
+use crate::workers::{Supervised, WorkerName};
 
 /// What is on its way to the server when the master stops has this long to be acknowledged.
 const UPLINK_GRACE: Duration = Duration::from_secs(4);
 /// What is not acknowledged then has this long to be put on the disk.
 const SHELVE_GRACE: Duration = Duration::from_secs(2);
-/// A worker that lived this long starts the next wait from the beginning.
-const STEADY: Duration = Duration::from_secs(60);
-/// Between the end of a worker and the start of the next.
-const RESPAWN: BackoffSettings = BackoffSettings {
-    first: Duration::from_millis(400),
-    cap: Duration::from_secs(30),
-    floor: Duration::from_millis(200),
-};
-/// A worker that ended so many times in a row, none of its lives steady, is parked: started once in [`PARKED`].
-const PARK_AFTER: u32 = 12;
-const PARKED: Duration = Duration::from_secs(900);
 /// Processes and cgroups of an earlier life have this long to be gone.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
-/// How often the master speaks while no worker does.
+/// How often the master speaks of the agent as a whole, besides when something changes.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-
-/// The breakers as they stand, for every status that passes by.
-type Breakers = Arc<Mutex<Vec<v1::BreakerStatus>>>;
 
 /// What the master needs to know to run.
 pub(crate) struct MasterOrders {
     /// The server's socket.
     pub(crate) server: PathBuf,
-    /// Where the host id is kept.
+    /// Where the host id, the settings in force and the spool are kept.
     pub(crate) state_dir: PathBuf,
     /// Held while the agent runs.
     pub(crate) lock: PathBuf,
-    /// The settings' file, handed on to the workers.
+    /// The settings' file.
     pub(crate) config: Option<PathBuf>,
-    pub(crate) settings: AgentSettings,
     /// Where what the workers print goes.
     pub(crate) log: Option<LogFile>,
+    /// All apps there are.
+    pub(crate) catalog: Catalog,
     /// Arguments that make this executable an agent: empty for `watchfire-agent`.
     pub(crate) reexec: &'static [&'static str],
     /// End when stdin ends: the parent holds the other end and does not outlive it.
     pub(crate) stop_at_stdin_end: bool,
 }
 
-enum Notice {
+/// What wakes the master.
+pub(crate) enum Notice {
     Stop(&'static str),
-    /// The worker of this life has closed its link.
+    /// The file of settings is to be read again.
+    Reload,
+    /// Someone at the control socket.
+    Control(Control),
+    /// A worker has said how it is: it is in the worker's slot.
+    Status(WorkerLife),
+    /// A worker has closed its link.
     WorkerEnded(WorkerLife),
 }
 
@@ -84,46 +83,54 @@ enum Notice {
 pub(crate) fn run(orders: MasterOrders) -> Result<()> {
     let _lock = AgentLock::take(&orders.lock)?;
     let identity = Identity::load(&orders.state_dir, Path::new("/")).context("find out who this host is")?;
+    let configuration =
+        Configuration::open(&orders.state_dir, orders.config.clone(), orders.catalog.clone())?;
+    // Bounded by those who send: a relay announces one status at a time and one end, the control socket serves one at a time.
     let (notices, inbox) = mpsc::channel();
-    watch_signals(notices.clone()).context("watch for SIGTERM and SIGINT")?;
+    watch_signals(notices.clone()).context("watch for signals")?;
     if orders.stop_at_stdin_end {
         watch_stdin(notices.clone()).context("watch stdin")?;
     }
-    let outbox = Outbox::open(&identity, watchfire_host::boot_now(), &orders.settings, &orders.state_dir)?;
+    let control = control::listen(&orders.state_dir, notices.clone());
+    if let Err(error) = &control {
+        warn!(
+            error = format!("{error:#}"),
+            "no control socket: `watchfire-agent config` cannot reach this agent"
+        );
+    }
+    let outbox =
+        Outbox::open(&identity, watchfire_host::boot_now(), configuration.settings(), &orders.state_dir)?;
     let stop = Arc::new(AtomicBool::new(false));
     let uplink = Uplink { socket: orders.server.clone(), stop: stop.clone() };
     let (earlier, cargo) = (uplink.clone(), outbox.clone());
     let earlier = thread::Builder::new().name("replay".into()).spawn(move || earlier.run_earlier(&cargo))?;
     let cargo = outbox.clone();
     let uplink = thread::Builder::new().name("uplink".into()).spawn(move || uplink.run(&cargo))?;
-    let mut master = Master::new(orders, identity, outbox.clone(), notices);
+    let mut master = Master::new(orders, identity, configuration, outbox.clone(), notices);
     let outcome = master.supervise(&inbox);
     outbox.close();
     outbox.stop_earlier();
     stop.store(true, Ordering::Release);
     wait_for(uplink, UPLINK_GRACE);
     outbox.shelve(SHELVE_GRACE);
-    drop(earlier);
+    drop((earlier, control));
     outcome
 }
 
 struct Master {
     orders: MasterOrders,
     identity: Identity,
+    configuration: Configuration,
     outbox: Arc<Outbox>,
+    teller: Teller,
     notices: mpsc::Sender<Notice>,
     home: Option<CgroupHome>,
-    watch: Watch,
-    breakers: Breakers,
-    respawn: Backoff,
+    host: HostWatch,
+    workers: Vec<Supervised>,
     random: Random,
-    worker: Option<WorkerProcess>,
-    /// The worker's life, while one runs.
-    life: Option<WorkerLife>,
-    /// Before this no worker is started again.
-    not_before: Instant,
-    /// Why the last worker ended, where it was not the master's wish.
-    ended: Option<String>,
+    /// The last life given to a worker: each is later than the one before.
+    last_life: BootNanos,
+    looked: Instant,
     status_due: Instant,
     service: ServiceManager,
     ready: bool,
@@ -133,6 +140,7 @@ impl Master {
     fn new(
         orders: MasterOrders,
         identity: Identity,
+        configuration: Configuration,
         outbox: Arc<Outbox>,
         notices: mpsc::Sender<Notice>,
     ) -> Self {
@@ -147,24 +155,31 @@ impl Master {
         if let Some(home) = &home {
             clear_leftovers(home);
         }
-        let watch = Watch::new(orders.settings.limits.clone(), &identity.host.0, now);
-        // From the wall clock: two masters that died together shall not come back together.
-        let seed = u64::from_le_bytes(identity.host.0[..8].try_into().expect("eight of sixteen bytes"))
-            ^ watchfire_host::boot_now().0;
+        let seed = host_seed(&identity);
+        let limits = &configuration.settings().limits;
+        let host = HostWatch::new(limits, seed, now);
+        let workers = WorkerName::ALL
+            .iter()
+            .filter(|name| !orders.catalog.names(**name).is_empty())
+            .map(|name| {
+                let watch = WorkerWatch::new(name.as_str(), limits, limits.worker(*name), seed, now);
+                Supervised::new(*name, watch, now)
+            })
+            .collect();
         Master {
+            teller: Teller::new(outbox.clone(), now),
             orders,
             identity,
+            configuration,
             outbox,
             notices,
             home,
-            watch,
-            breakers: Arc::default(),
-            respawn: Backoff::new(RESPAWN),
-            random: Random::seeded(seed),
-            worker: None,
-            life: None,
-            not_before: now,
-            ended: None,
+            host,
+            workers,
+            // From the clock: two masters that died together shall not come back together.
+            random: Random::seeded(seed ^ watchfire_host::boot_now().0),
+            last_life: BootNanos(0),
+            looked: now,
             status_due: now,
             service: ServiceManager::find(),
             ready: false,
@@ -172,13 +187,12 @@ impl Master {
     }
 
     fn supervise(&mut self, inbox: &mpsc::Receiver<Notice>) -> Result<()> {
+        self.teller.tell("agent", &[("state", "started"), ("version", env!("CARGO_PKG_VERSION"))]);
         loop {
             let now = Instant::now();
             self.look(now);
-            if self.worker.is_none() && now >= self.not_before && self.watch.lets_work() {
-                self.start_worker().context("start the sensor worker")?;
-            }
-            self.tell_idle(now);
+            self.start_workers(now)?;
+            self.speak(now);
             self.service.tell(if self.ready { Word::Alive } else { Word::Ready });
             self.ready = true;
             let patience = self.next_due(now).saturating_duration_since(now);
@@ -186,9 +200,13 @@ impl Master {
                 Ok(Notice::Stop(why)) => {
                     info!(why, "stopping");
                     self.service.tell(Word::Stopping);
-                    self.stop_worker();
+                    self.teller.tell("agent", &[("state", "stopping"), ("why", why)]);
+                    self.stop_workers();
                     return Ok(());
                 }
+                Ok(Notice::Reload) => self.reload(),
+                Ok(Notice::Control(control)) => self.answer(control),
+                Ok(Notice::Status(life)) => self.take_status(life),
                 Ok(Notice::WorkerEnded(life)) => self.worker_ended(life),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -197,113 +215,256 @@ impl Master {
     }
 
     fn next_due(&self, now: Instant) -> Instant {
-        let mut due = self.watch.due(now);
-        if self.worker.is_none() {
-            due = due.min(self.status_due);
-            if self.watch.lets_work() {
-                due = due.min(self.not_before);
-            }
-        }
-        due
+        let due = self.workers.iter().map(|worker| worker.due(now)).min().unwrap_or(self.status_due);
+        due.min(self.status_due).min(self.host.due(now))
     }
 
-    /// Samples what is due; a breaker that opens stops the worker in order, so that its books close.
+    /// Samples what is due; a breaker that opens stops its worker in order, so that its books close.
     fn look(&mut self, now: Instant) {
-        let changes = self.watch.look(now);
-        for (level, change) in &changes {
-            let (breaker, change) = (level.as_str(), change.to_string());
-            warn!(breaker, change, "breaker changed");
-        }
-        if !self.watch.lets_work() && self.worker.is_some() {
-            warn!("the sensors leave the kernel until the breaker lets them back");
-            self.stop_worker();
+        let host = self.host.look(now);
+        self.tell_changes("host", &host);
+        if !host.is_empty() {
             self.status_due = now;
         }
-        *self.breakers.lock().expect("no thread panics while it holds the breakers") = self.watch.status(now);
+        let lets_work = self.host.lets_work();
+        let before = std::mem::replace(&mut self.looked, now);
+        for index in 0..self.workers.len() {
+            let worker = &mut self.workers[index];
+            let name = worker.name;
+            let changes = worker.watch.look(now);
+            if !(lets_work && worker.watch.lets_work()) && worker.process.is_some() {
+                warn!(worker = name.as_str(), "the worker is stopped until the breaker lets it back");
+                worker.stop();
+            }
+            if !changes.is_empty() {
+                self.status_due = now;
+            }
+            self.tell_changes(&format!("worker {}", name.as_str()), &changes);
+            let worker = &mut self.workers[index];
+            if worker.rest_ended(before, now) {
+                info!(worker = name.as_str(), "an app's rest is over");
+                send_settings(worker, &self.configuration, now);
+            }
+            shed(worker, &self.configuration);
+            worker.flush();
+        }
     }
 
-    fn start_worker(&mut self) -> Result<()> {
+    fn tell_changes(&mut self, breaker: &str, changes: &[Change]) {
+        for change in changes {
+            let (words, trips) = (change.to_string(), change.trips.to_string());
+            warn!(breaker, change = words, "breaker changed");
+            let fields =
+                [("breaker", breaker), ("state", change.to.as_str()), ("why", &words), ("trips", &trips)];
+            self.teller.tell("breaker", &fields);
+        }
+    }
+
+    fn start_workers(&mut self, now: Instant) -> Result<()> {
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if self.host.lets_work() && worker.may_start(now) && self.wanted(worker.name) {
+                self.start_worker(index)
+                    .with_context(|| format!("start the {} worker", self.workers[index].name.as_str()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker none of whose apps is switched on is not started.
+    fn wanted(&self, name: WorkerName) -> bool {
+        let settings = self.configuration.settings();
+        let mut apps = self.orders.catalog.names(name).into_iter();
+        apps.any(|app| settings.document(app).is_some_and(|document| document.enabled))
+    }
+
+    fn start_worker(&mut self, index: usize) -> Result<()> {
+        let now = Instant::now();
         // A worker numbers its alerts in a stream of its own: their ids come from there. To the server all workers' frames go
         // in the one stream of this master.
-        let stream = StreamId {
-            host: self.identity.host,
-            boot: self.identity.boot,
-            incarnation: watchfire_host::boot_now(),
-        };
+        self.last_life = BootNanos(watchfire_host::boot_now().0.max(self.last_life.0 + 1));
+        let stream =
+            StreamId { host: self.identity.host, boot: self.identity.boot, incarnation: self.last_life };
         let life = WorkerLife(stream.incarnation.0);
         let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
-        let (notices, outbox, breakers) = (self.notices.clone(), self.outbox.clone(), self.breakers.clone());
+        let (notices, outbox) = (self.notices.clone(), self.outbox.clone());
+        let (name, slot) = (self.workers[index].name, self.workers[index].slot());
         let relay = move |incoming| {
-            relay(incoming, life, &outbox, &breakers);
+            let status = |status| {
+                // One that waits to be fetched was announced.
+                if slot.put(status) && notices.send(Notice::Status(life)).is_err() {
+                    warn!("the master is ending already");
+                }
+            };
+            relay(name, incoming, life, &outbox, status);
             outbox.worker_ended(life);
             if notices.send(Notice::WorkerEnded(life)).is_err() {
                 warn!("the master is ending already");
             }
         };
-        let confinement = crate::confinement::sensor(&self.orders.settings.limits.sensor);
-        let mut command = self.command(stream, theirs.into());
+        let limits = &self.configuration.settings().limits;
+        let confinement = crate::confinement::of(name, limits.worker(name));
+        let mut command = self.command(name, stream, theirs.into());
         let home = self.home.as_ref();
-        let mut worker = WorkerProcess::start("sensor", &mut command, &confinement, home, ours, relay)?;
-        if let (Some(output), Some(log)) = (worker.output(), &self.orders.log) {
-            crate::worker_log::relay("sensor", output, log.clone()).context("read what the worker prints")?;
+        let mut process = WorkerProcess::start(name.as_str(), &mut command, &confinement, home, ours, relay)?;
+        if let (Some(output), Some(log)) = (process.output(), &self.orders.log) {
+            crate::worker_log::relay(name.as_str(), output, log.clone())
+                .context("read what the worker prints")?;
         }
-        self.watch.begin(worker.tgid());
-        self.worker = Some(worker);
-        self.ended = None;
-        self.life = Some(life);
+        let worker = &mut self.workers[index];
+        worker.watch.begin(process.tgid(), now);
+        worker.began(life, process, confinement);
+        send_settings(worker, &self.configuration, now);
         Ok(())
     }
 
-    fn stop_worker(&mut self) {
-        self.watch.end();
-        if let Some(worker) = self.worker.take() {
+    fn stop_workers(&mut self) {
+        // The sensor last: what it sees of the others' ends is seen still.
+        for worker in self.workers.iter_mut().rev() {
             worker.stop();
         }
     }
 
     fn worker_ended(&mut self, life: WorkerLife) {
-        // One that was stopped is gone from here already, and its notice comes late.
-        if self.life != Some(life) {
-            return;
-        }
-        let Some(worker) = self.worker.take() else { return };
-        self.watch.end();
-        let (tgid, lived) = (worker.tgid(), worker.started.elapsed());
-        let status = worker.ended().map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
-        error!(status, tgid, ?lived, "the sensor worker ended");
-        if lived >= STEADY {
-            self.respawn.reset();
-        }
-        let wait = self.respawn.next_wait(&mut self.random);
-        let deaths = self.respawn.failures();
-        let wait = if deaths >= PARK_AFTER { PARKED } else { wait };
-        warn!(?wait, deaths, "starting the sensor worker again after a wait");
-        self.ended = Some(format!("the sensor worker ended ({status}), {deaths} times in a row"));
         let now = Instant::now();
-        (self.not_before, self.status_due) = (now + wait, now);
+        // One that was stopped is gone from here already, and its notice comes late.
+        let Some(worker) = self.workers.iter_mut().find(|worker| worker.life() == Some(life)) else { return };
+        let name = worker.name;
+        let Some(why) = worker.ended(now, &mut self.random) else { return };
+        self.status_due = now;
+        self.teller.tell("worker", &[("worker", name.as_str()), ("state", "ended"), ("why", &why)]);
     }
 
-    /// While no worker speaks, the master says why.
-    fn tell_idle(&mut self, now: Instant) {
-        if self.worker.is_some() || now < self.status_due {
+    fn take_status(&mut self, life: WorkerLife) {
+        let Some(worker) = self.workers.iter_mut().find(|worker| worker.life() == Some(life)) else { return };
+        worker.take_status();
+        // What the server shows is mostly of the sensors.
+        if worker.name == WorkerName::Sensor {
+            self.status_due = Instant::now();
+        }
+    }
+
+    /// Tells the server of the agent as a whole.
+    fn speak(&mut self, now: Instant) {
+        if now < self.status_due {
             return;
         }
         self.status_due = now + STATUS_EVERY;
-        let idle = self.watch.idle_because().or_else(|| self.ended.clone()).unwrap_or_default();
-        let status = v1::Status { idle, ..v1::Status::default() };
-        self.outbox.push_status(with_masters_part(status, &self.breakers));
+        self.outbox.push_status(self.status(now));
     }
 
-    fn command(&self, stream: StreamId, link: OwnedFd) -> Command {
+    fn status(&self, now: Instant) -> v1::Status {
+        let mut whole = v1::Status {
+            idle: self.idle(),
+            configuration_revision: self.configuration.revision(),
+            ..v1::Status::default()
+        };
+        whole.breakers.push(self.host.status(now));
+        for worker in &self.workers {
+            whole.breakers.push(worker.watch.status(now));
+            if worker.process.is_some()
+                && let Some(status) = worker.status()
+            {
+                add(&mut whole, status);
+            }
+        }
+        whole.r#use.extend(own_use("master"));
+        whole
+    }
+
+    /// Why the sensor worker does not run; empty when it does.
+    fn idle(&self) -> String {
+        let sensor = self.workers.iter().find(|worker| worker.name == WorkerName::Sensor);
+        let Some(sensor) = sensor.filter(|worker| worker.process.is_none()) else { return String::new() };
+        let why =
+            self.host.idle_because().or_else(|| sensor.watch.idle_because()).or_else(|| sensor.ended.clone());
+        why.unwrap_or_else(|| "not started yet, or all its apps are switched off".to_owned())
+    }
+
+    fn reload(&mut self) {
+        match self.configuration.reload() {
+            Ok(true) => self.configured("the file was read again"),
+            Ok(false) => info!("the file of settings says what is in force already"),
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                self.refused("file", &error);
+            }
+        }
+    }
+
+    fn answer(&mut self, control: Control) {
+        let Control { request, reply } = control;
+        let answer = match request {
+            control::Request::Show => Ok(self.configuration.show()),
+            control::Request::Apply(patch) => match self.configuration.apply(&patch) {
+                Ok(changed) => {
+                    if changed {
+                        self.configured("applied at the control socket");
+                    }
+                    Ok(self.configuration.show())
+                }
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    self.refused("control socket", &error);
+                    Err(error)
+                }
+            },
+            control::Request::Reload => match self.configuration.reload() {
+                Ok(changed) => {
+                    if changed {
+                        self.configured("the file was read again");
+                    }
+                    Ok(self.configuration.show())
+                }
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    self.refused("file", &error);
+                    Err(error)
+                }
+            },
+        };
+        // One that has left does not hear it.
+        if reply.send(answer).is_err() {
+            warn!("whoever asked at the control socket has left");
+        }
+    }
+
+    /// Other settings are in force: everyone is told.
+    fn configured(&mut self, why: &str) {
+        let now = Instant::now();
+        let revision = self.configuration.revision().to_string();
+        info!(revision, why, "settings in force");
+        self.teller.tell("configuration", &[("state", "in force"), ("revision", &revision), ("why", why)]);
+        let seed = host_seed(&self.identity);
+        let limits = &self.configuration.settings().limits;
+        self.host.limit(limits, seed, now);
+        for worker in &mut self.workers {
+            worker.watch.limit(limits, limits.worker(worker.name), seed, now);
+            send_settings(worker, &self.configuration, now);
+        }
+        // A worker that has nothing left to do ends; one whose cgroup has other caps now is started again under them.
+        for index in 0..self.workers.len() {
+            let name = self.workers[index].name;
+            let caps = crate::confinement::of(name, self.configuration.settings().limits.worker(name));
+            if !self.wanted(name) || self.workers[index].caps_differ(&caps) {
+                self.workers[index].stop();
+            }
+        }
+        self.status_due = now;
+    }
+
+    fn refused(&mut self, from: &str, error: &str) {
+        error!(from, error, "settings refused; those before stay in force");
+        self.teller.tell("configuration", &[("state", "refused"), ("from", from), ("why", error)]);
+    }
+
+    fn command(&self, name: WorkerName, stream: StreamId, link: OwnedFd) -> Command {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("watchfire-agent");
-        command.args(self.orders.reexec).args(["worker", "sensor"]);
+        command.args(self.orders.reexec).args(["worker", name.as_str()]);
         command.arg("--host").arg(stream.host.to_string());
         command.arg("--boot").arg(stream.boot.to_string());
         command.arg("--incarnation").arg(stream.incarnation.0.to_string());
-        if let Some(config) = &self.orders.config {
-            command.arg("--config").arg(config);
-        }
         command.stdin(Stdio::null());
         if self.orders.log.is_some() {
             command.stderr(Stdio::piped());
@@ -311,6 +472,49 @@ impl Master {
         crate::worker::inherit_link(&mut command, link);
         command
     }
+}
+
+/// What spreads this host's waits from other hosts'.
+fn host_seed(identity: &Identity) -> u64 {
+    u64::from_le_bytes(identity.host.0[..8].try_into().expect("eight of sixteen bytes"))
+}
+
+/// Tells a worker what is in force.
+fn send_settings(worker: &mut Supervised, configuration: &Configuration, now: Instant) {
+    let configure = Configure {
+        revision: configuration.revision(),
+        document: configuration.settings().whole().to_string(),
+        resting: worker.resting(now),
+    };
+    worker.send(&MasterFrame { body: Some(master_frame::Body::Configure(configure)) });
+}
+
+/// Has the sensors give up what the worker's strain asks for, or take it back.
+fn shed(worker: &mut Supervised, configuration: &Configuration) {
+    if worker.name != WorkerName::Sensor {
+        return;
+    }
+    let kinds: Vec<u32> =
+        configuration.settings().limits.shed_kinds().map(|kind| u32::from(kind as u8)).collect();
+    let (bad, most) = worker.watch.strain();
+    // Some at the first bad sample, all of them before the last.
+    let count = (kinds.len() * bad).div_ceil(most).min(kinds.len());
+    if let Some(kinds) = worker.shed(&kinds[..count]) {
+        worker.send(&MasterFrame { body: Some(master_frame::Body::Shed(Shed { kinds })) });
+    }
+}
+
+/// Adds what one worker says to what the agent says.
+fn add(whole: &mut v1::Status, part: &v1::Status) {
+    whole.sensors_attached |= part.sensors_attached;
+    whole.sources.extend(part.sources.iter().cloned());
+    whole.r#use.extend(part.r#use.iter().cloned());
+    whole.rule_faults.extend(part.rule_faults.iter().cloned());
+    whole.rules_loaded += part.rules_loaded;
+    whole.alerts_dropped += part.alerts_dropped;
+    whole.processes_healed += part.processes_healed;
+    whole.processes_unknown += part.processes_unknown;
+    whole.apps.extend(part.apps.iter().cloned());
 }
 
 fn clear_leftovers(home: &CgroupHome) {
@@ -323,56 +527,61 @@ fn clear_leftovers(home: &CgroupHome) {
     }
 }
 
-/// Moves the worker's frames to the outbox.
-fn relay(mut incoming: UnixStream, life: WorkerLife, outbox: &Outbox, breakers: &Breakers) {
+/// Moves a worker's frames to the outbox. One that breaks the protocol is not listened to any longer: it is ended and started
+/// again.
+fn relay(
+    worker: WorkerName,
+    mut incoming: UnixStream,
+    life: WorkerLife,
+    outbox: &Outbox,
+    take_status: impl Fn(v1::Status),
+) {
+    let worker = worker.as_str();
     loop {
         match read_raw_frame(&mut incoming) {
-            Ok(Some(frame)) => {
-                if let Err(error) = accept(&frame, life, outbox, breakers) {
+            Ok(Some(frame)) => match accept(&frame, life, outbox) {
+                Ok(None) => {}
+                Ok(Some(status)) => take_status(status),
+                Err(error) => {
                     error!(
+                        worker,
                         error = &error as &dyn std::error::Error,
-                        "a frame of the sensor worker is malformed; it is left out"
+                        "a worker sent a frame that is none; it is ended"
                     );
+                    return;
                 }
-            }
+            },
             Ok(None) => return,
             Err(error) => {
-                error!(error = &error as &dyn std::error::Error, "the sensor worker's link broke");
+                error!(worker, error = &error as &dyn std::error::Error, "a worker's link broke");
                 return;
             }
         }
     }
 }
 
-fn accept(
-    frame: &[u8],
-    life: WorkerLife,
-    outbox: &Outbox,
-    breakers: &Breakers,
-) -> Result<(), ConversionError> {
-    // To a status the master adds its part; everything else is the outbox's.
+/// A status is the master's; everything else goes into the outbox.
+fn accept(frame: &[u8], life: WorkerLife, outbox: &Outbox) -> Result<Option<v1::Status>, ConversionError> {
     if watchfire_wire::batch_in_frame(frame).is_none()
         && let Some(Body::Status(status)) = watchfire_wire::decode_agent_frame(frame)?.body
     {
-        outbox.push_status(with_masters_part(status, breakers));
-        return Ok(());
+        return Ok(Some(status));
     }
-    outbox.take(life, frame)
-}
-
-fn with_masters_part(mut status: v1::Status, breakers: &Breakers) -> v1::Status {
-    status.breakers = breakers.lock().expect("no thread panics while it holds the breakers").clone();
-    status.r#use.extend(own_use("master"));
-    status
+    outbox.take(life, frame)?;
+    Ok(None)
 }
 
 fn watch_signals(notices: mpsc::Sender<Notice>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in &mut signals {
-            let why = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
-            if notices.send(Notice::Stop(why)).is_err() {
+            let notice = match signal {
+                SIGHUP => Notice::Reload,
+                SIGTERM => Notice::Stop("SIGTERM"),
+                _ => Notice::Stop("SIGINT"),
+            };
+            if notices.send(notice).is_err() {
                 return;
             }
         }

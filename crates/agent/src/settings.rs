@@ -1,15 +1,22 @@
-//! The agent's settings: partial JSON over defaults, unknown keys refused, every number with its range.
+//! The agent's settings: one JSON object, a document for each app and for each part of the agent, partial over defaults. Unknown keys
+//! are refused, every number has its range.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use watchfire_app::{Document, DocumentError, OutOfRange, Settings, within};
 use watchfire_event::{Kind, printable};
 use watchfire_pace::BreakerSettings;
 use watchfire_spool::{SpoolSettings, WhenFull};
 
-/// Why settings were refused. The agent then does not start, and says so.
+use crate::catalog::Catalog;
+use crate::workers::WorkerName;
+
+/// Why settings were refused. Those before stay in force; at the start the agent does not start, and says so.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file could not be read.
@@ -20,111 +27,35 @@ pub enum SettingsError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is no JSON of the right shape.
-    #[error("settings {}: {source}", path.display())]
-    Parse {
+    /// The text is no JSON.
+    #[error("settings: {0}")]
+    Json(#[source] serde_json::Error),
+    /// The text is no JSON object.
+    #[error("settings: not a JSON object of documents")]
+    NoObject,
+    /// There is no such app, and no such part of the agent.
+    #[error("settings: no app or part of the agent is called {name:?}; there are {known}")]
+    Unknown {
+        /// The key.
+        name: String,
+        /// All that there are.
+        known: String,
+    },
+    /// A document is not good.
+    #[error("setting {0}")]
+    Document(#[from] DocumentError),
+    /// What a file said.
+    #[error("{}", path.display())]
+    InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column.
-        source: serde_json::Error,
+        /// What is wrong in it.
+        source: Box<SettingsError>,
     },
-    /// A value is out of its range.
-    #[error("setting {key} = {value}: allowed is {allowed}")]
-    OutOfRange {
-        /// The setting.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// The range, in words.
-        allowed: &'static str,
-    },
-}
-
-/// Where process events come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProcessSource {
-    /// eBPF where it loads, else audit where it is free, else the proc connector.
-    #[default]
-    Auto,
-    /// eBPF or nothing.
-    Ebpf,
-    /// The audit netlink socket or nothing.
-    Audit,
-    /// The process connector (cn_proc) and /proc or nothing.
-    ProcConnector,
-}
-
-/// How attempts to load kernel modules are seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModuleWatch {
-    /// The cheapest hook that this kernel has; nothing on a kernel that cannot load modules.
-    #[default]
-    Auto,
-    /// The tracepoints of the two system calls or nothing.
-    Tracepoints,
-    /// Every system call is looked at, which costs each some 50 ns; sees attempts on a kernel without modules too.
-    EverySyscall,
-}
-
-/// The settings as written by people.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawSettings {
-    /// See [`ProcessSource`].
-    pub process_source: ProcessSource,
-    /// See [`ModuleWatch`].
-    pub modules: ModuleWatch,
-    /// Sizes of the kernel's rings.
-    pub rings: RawRings,
-    /// Which files are watched.
-    pub files: RawFiles,
-    /// Where rules come from.
-    pub rules: RawRules,
-    /// Where logins are read.
-    pub logins: RawLogins,
-    /// The way to the server.
-    pub uplink: RawUplink,
-    /// What waits for the server on the disk.
-    pub spool: RawSpool,
-    /// What the agent may cost its host.
-    pub limits: RawLimits,
-}
-
-/// Sizes of the kernel's rings.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRings {
-    /// The ring for exec, fork and exit, in KiB; a power of two, 256 to 65536.
-    pub process_kib: u32,
-    /// The other rings, each, in KiB; a power of two, 64 to 16384.
-    pub other_kib: u32,
-}
-
-impl Default for RawRings {
-    /// 4 MiB hold 0.28 s of the fastest fork storm measured (14.5 MB/s), five times the worker's tick.
-    fn default() -> Self {
-        RawRings { process_kib: 4096, other_kib: 256 }
-    }
-}
-
-/// Which files are watched.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawFiles {
-    /// Directories watched with everything below them, instead of the built-in list.
-    pub prefixes: Option<Vec<PathBuf>>,
-    /// Directories watched besides that list.
-    pub more_prefixes: Vec<PathBuf>,
-    /// Files whose opening is an event, besides the built-in list; `*` stands for one component or a part of it.
-    pub more_secrets: Vec<String>,
-    /// Directories left out, with everything below them.
-    pub excludes: Vec<PathBuf>,
 }
 
 /// Where rules come from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawRules {
     /// Whether the built-in pack is used.
@@ -139,17 +70,9 @@ impl Default for RawRules {
     }
 }
 
-/// Where logins are read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLogins {
-    /// Log files of sshd, su, sudo and login; those that do not exist are waited for.
-    pub logs: Vec<PathBuf>,
-}
-
-impl Default for RawLogins {
-    fn default() -> Self {
-        RawLogins { logs: vec!["/var/log/auth.log".into(), "/var/log/secure".into()] }
+impl Settings for RawRules {
+    fn check(&self) -> Result<(), OutOfRange> {
+        Ok(())
     }
 }
 
@@ -168,6 +91,13 @@ impl Default for RawUplink {
     /// 6 MiB keep the master below 12 MB; alerts are few, and a thousand of them is a bad day.
     fn default() -> Self {
         RawUplink { backlog_kib: 6144, backlog_alerts: 1024 }
+    }
+}
+
+impl Settings for RawUplink {
+    fn check(&self) -> Result<(), OutOfRange> {
+        within("backlog_kib", self.backlog_kib, 256..=1_048_576, "256 to 1048576")?;
+        within("backlog_alerts", self.backlog_alerts, 16..=1_000_000, "16 to 1000000")
     }
 }
 
@@ -245,6 +175,23 @@ impl RawSpool {
     }
 }
 
+impl Settings for RawSpool {
+    fn check(&self) -> Result<(), OutOfRange> {
+        within("max_mib", self.max_mib, 1..=65_536, "1 to 65536")?;
+        let (least, most) = (4.max(self.max_mib / 64), (self.max_mib * 512).min(1 << 20));
+        let allowed = "4 to 1048576, at most half and at least a 65536th of spool.max_mib";
+        within("segment_kib", self.segment_kib, least..=most, allowed)?;
+        match self.kinds.iter().find(|word| word.parse::<Kind>().is_err()) {
+            Some(word) => Err(OutOfRange {
+                key: "kinds",
+                value: printable(word.as_bytes()).into_owned(),
+                allowed: "names of event kinds, as in `watchfire events --kind`",
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What the agent may cost its host, and what happens when it costs more: `watch.rs` and docs/operating.md.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -255,10 +202,22 @@ pub struct RawLimits {
     pub cool_down_s: u32,
     /// The longest cool-down, in seconds, `cool_down_s` to 86400.
     pub longest_cool_down_s: u32,
-    /// The sensor worker.
+    /// The worker of the sensors and the detection.
     pub sensor: RawWorkerLimits,
+    /// The worker that takes inventory.
+    pub collector: RawWorkerLimits,
+    /// The worker that looks through files.
+    pub scanner: RawWorkerLimits,
+    /// The worker of guests and probes.
+    pub extension: RawWorkerLimits,
+    /// Each external plug-in.
+    pub plugin: RawWorkerLimits,
     /// The host.
     pub host: RawHostLimits,
+    /// Kinds of events that are given up while a worker is near its limit, the first one first. Those not named stay.
+    pub shed: Vec<String>,
+    /// Events of one kind that are sent to the server in a second; those not named have no limit of their own. All are judged.
+    pub kinds_per_s: BTreeMap<String, u32>,
 }
 
 impl Default for RawLimits {
@@ -268,7 +227,16 @@ impl Default for RawLimits {
             cool_down_s: 60,
             longest_cool_down_s: 3600,
             sensor: RawWorkerLimits::default(),
+            collector: RawWorkerLimits::in_the_background(),
+            scanner: RawWorkerLimits::in_the_background(),
+            extension: RawWorkerLimits::in_the_background(),
+            plugin: RawWorkerLimits::in_the_background(),
             host: RawHostLimits::default(),
+            // What is most for the least: a file read, a flow, an exit of which the exec is known. Execs are never given up.
+            shed: ["file_open", "udp_send", "file_attrib", "file_write", "exit", "fork", "accept", "connect"]
+                .map(str::to_owned)
+                .to_vec(),
+            kinds_per_s: BTreeMap::new(),
         }
     }
 }
@@ -278,8 +246,23 @@ impl RawLimits {
         Duration::from_millis(self.sample_ms.into())
     }
 
-    pub(crate) fn worker_breaker(&self) -> BreakerSettings {
-        self.breaker(self.sensor.cpu_samples)
+    /// Those of one worker.
+    pub(crate) fn worker(&self, name: WorkerName) -> &RawWorkerLimits {
+        match name {
+            WorkerName::Sensor => &self.sensor,
+            WorkerName::Collector => &self.collector,
+            WorkerName::Scanner => &self.scanner,
+            WorkerName::Extension => &self.extension,
+        }
+    }
+
+    pub(crate) fn worker_breaker(&self, worker: &RawWorkerLimits) -> BreakerSettings {
+        self.breaker(worker.cpu_samples)
+    }
+
+    /// The kinds to give up, in their order.
+    pub(crate) fn shed_kinds(&self) -> impl Iterator<Item = Kind> + '_ {
+        self.shed.iter().filter_map(|word| word.parse().ok())
     }
 
     pub(crate) fn host_breaker(&self) -> BreakerSettings {
@@ -312,6 +295,91 @@ pub struct RawWorkerLimits {
     pub memory_cap_mib: u32,
     /// Its niceness, 0 to 19.
     pub nice: i8,
+    /// Events it may send to the server in a second, on the average, 1 to 1000000; after a quiet spell ten times as many.
+    /// Those beyond are judged, and dropped with a count.
+    pub events_per_s: u32,
+}
+
+impl RawWorkerLimits {
+    /// What is done there can wait.
+    fn in_the_background() -> Self {
+        RawWorkerLimits {
+            rss_mib: 64,
+            cpu_cap_percent: 50,
+            memory_cap_mib: 128,
+            nice: 19,
+            events_per_s: 1000,
+            ..RawWorkerLimits::default()
+        }
+    }
+
+    fn check(&self, keys: &WorkerKeys) -> Result<(), OutOfRange> {
+        within(keys.cpu_percent, self.cpu_percent, 1..=6400, "1 to 6400")?;
+        within(keys.cpu_samples, self.cpu_samples, 1..=1000, "1 to 1000")?;
+        within(keys.rss_mib, self.rss_mib, 16..=65_536, "16 to 65536")?;
+        within(keys.cpu_cap_percent, self.cpu_cap_percent, 5..=6400, "5 to 6400")?;
+        within(keys.memory_cap_mib, self.memory_cap_mib, 32..=65_536, "32 to 65536")?;
+        within(keys.nice, self.nice, 0..=19, "0 to 19")?;
+        within(keys.events_per_s, self.events_per_s, 1..=1_000_000, "1 to 1000000")
+    }
+}
+
+/// The names of one worker's limits, for the errors.
+struct WorkerKeys {
+    cpu_percent: &'static str,
+    cpu_samples: &'static str,
+    rss_mib: &'static str,
+    cpu_cap_percent: &'static str,
+    memory_cap_mib: &'static str,
+    nice: &'static str,
+    events_per_s: &'static str,
+}
+
+macro_rules! worker_keys {
+    ($worker:literal) => {
+        WorkerKeys {
+            cpu_percent: concat!($worker, ".cpu_percent"),
+            cpu_samples: concat!($worker, ".cpu_samples"),
+            rss_mib: concat!($worker, ".rss_mib"),
+            cpu_cap_percent: concat!($worker, ".cpu_cap_percent"),
+            memory_cap_mib: concat!($worker, ".memory_cap_mib"),
+            nice: concat!($worker, ".nice"),
+            events_per_s: concat!($worker, ".events_per_s"),
+        }
+    };
+}
+
+impl Settings for RawLimits {
+    fn check(&self) -> Result<(), OutOfRange> {
+        within("sample_ms", self.sample_ms, 100..=60_000, "100 to 60000")?;
+        within("cool_down_s", self.cool_down_s, 1..=3600, "1 to 3600")?;
+        let longest = self.cool_down_s..=86_400;
+        within("longest_cool_down_s", self.longest_cool_down_s, longest, "limits.cool_down_s to 86400")?;
+        self.sensor.check(&worker_keys!("sensor"))?;
+        self.collector.check(&worker_keys!("collector"))?;
+        self.scanner.check(&worker_keys!("scanner"))?;
+        self.extension.check(&worker_keys!("extension"))?;
+        self.plugin.check(&worker_keys!("plugin"))?;
+        let host = &self.host;
+        within("host.cpu_pressure", host.cpu_pressure, 1..=101, "1 to 101")?;
+        within("host.memory_pressure", host.memory_pressure, 1..=101, "1 to 101")?;
+        within("host.io_pressure", host.io_pressure, 1..=101, "1 to 101")?;
+        within("host.load_per_cpu", host.load_per_cpu, 1..=1000, "1 to 1000")?;
+        within("host.samples", host.samples, 1..=1000, "1 to 1000")?;
+        let kinds =
+            [("shed", self.shed.iter().collect()), ("kinds_per_s", self.kinds_per_s.keys().collect())];
+        for (key, words) in kinds {
+            let words: Vec<&String> = words;
+            if let Some(word) = words.into_iter().find(|word| word.parse::<Kind>().is_err()) {
+                return Err(OutOfRange {
+                    key,
+                    value: printable(word.as_bytes()).into_owned(),
+                    allowed: "a kind of event, such as exec",
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for RawWorkerLimits {
@@ -326,6 +394,8 @@ impl Default for RawWorkerLimits {
             cpu_cap_percent: 100,
             memory_cap_mib: 256,
             nice: 5,
+            // A fork storm on two cores yields some 15,000 a second.
+            events_per_s: 50_000,
         }
     }
 }
@@ -355,123 +425,139 @@ impl Default for RawHostLimits {
     }
 }
 
-/// Settings that have been checked.
+/// Settings that have been checked, as a whole.
 #[derive(Debug, Clone)]
-pub struct AgentSettings(RawSettings);
+pub struct AgentSettings {
+    pub(crate) rules: RawRules,
+    pub(crate) uplink: RawUplink,
+    pub(crate) spool: RawSpool,
+    pub(crate) limits: RawLimits,
+    apps: BTreeMap<&'static str, Document>,
+    /// Every document with its defaults filled in.
+    whole: Value,
+}
 
 impl AgentSettings {
     /// Reads and checks the file; with none, the defaults.
-    pub fn load(path: Option<&Path>) -> Result<AgentSettings, SettingsError> {
-        let Some(path) = path else { return AgentSettings::check(RawSettings::default()) };
-        let text =
-            fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
-        let raw = serde_json::from_str(&text)
-            .map_err(|source| SettingsError::Parse { path: path.into(), source })?;
-        AgentSettings::check(raw)
+    ///
+    /// # Errors
+    /// What is wrong, and in which file.
+    pub fn load(path: Option<&Path>, catalog: &Catalog) -> Result<AgentSettings, SettingsError> {
+        AgentSettings::check(&read(path)?, catalog).map_err(|error| in_file(path, error))
     }
 
-    /// Checks every range.
-    pub fn check(raw: RawSettings) -> Result<AgentSettings, SettingsError> {
-        let ring = |key, kib: u32, least, most, allowed| {
-            if kib.is_power_of_two() && (least..=most).contains(&kib) {
-                return Ok(());
-            }
-            Err(SettingsError::OutOfRange { key, value: kib.to_string(), allowed })
-        };
-        ring("rings.process_kib", raw.rings.process_kib, 256, 65_536, "a power of two from 256 to 65536")?;
-        ring("rings.other_kib", raw.rings.other_kib, 64, 16_384, "a power of two from 64 to 16384")?;
-        within("uplink.backlog_kib", raw.uplink.backlog_kib, 256..=1_048_576, "256 to 1048576")?;
-        within("uplink.backlog_alerts", raw.uplink.backlog_alerts, 16..=1_000_000, "16 to 1000000")?;
-        check_spool(&raw.spool)?;
-        check_limits(&raw.limits)?;
-        Ok(AgentSettings(raw))
+    /// Checks a JSON object of documents.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(documents: &Value, catalog: &Catalog) -> Result<AgentSettings, SettingsError> {
+        let documents = documents.as_object().ok_or(SettingsError::NoObject)?;
+        let mut whole = Map::new();
+        let rules = part("rules", documents, &mut whole)?;
+        let uplink = part("uplink", documents, &mut whole)?;
+        let spool = part("spool", documents, &mut whole)?;
+        let limits = part("limits", documents, &mut whole)?;
+        let mut apps = BTreeMap::new();
+        for (name, checked) in catalog.check(documents) {
+            let checked = checked?;
+            apps.insert(name, Document::read(name, Some(&checked), true)?);
+            whole.insert(name.to_owned(), checked);
+        }
+        if let Some(name) = documents.keys().find(|name| !whole.contains_key(*name)) {
+            let known: Vec<&str> = whole.keys().map(String::as_str).collect();
+            return Err(SettingsError::Unknown { name: name.clone(), known: known.join(", ") });
+        }
+        Ok(AgentSettings { rules, uplink, spool, limits, apps, whole: Value::Object(whole) })
     }
-}
 
-fn check_spool(spool: &RawSpool) -> Result<(), SettingsError> {
-    within("spool.max_mib", spool.max_mib, 1..=65_536, "1 to 65536")?;
-    let (least, most) = (4.max(spool.max_mib / 64), (spool.max_mib * 512).min(1 << 20));
-    let allowed = "4 to 1048576, at most half and at least a 65536th of spool.max_mib";
-    within("spool.segment_kib", spool.segment_kib, least..=most, allowed)?;
-    match spool.kinds.iter().find(|word| word.parse::<Kind>().is_err()) {
-        Some(word) => Err(SettingsError::OutOfRange {
-            key: "spool.kinds",
-            value: printable(word.as_bytes()).into_owned(),
-            allowed: "names of event kinds, as in `watchfire events --kind`",
-        }),
-        None => Ok(()),
+    /// The document of an app; `None` where there is no such app.
+    pub(crate) fn document(&self, app: &str) -> Option<&Document> {
+        self.apps.get(app)
     }
-}
 
-fn check_limits(limits: &RawLimits) -> Result<(), SettingsError> {
-    within("limits.sample_ms", limits.sample_ms, 100..=60_000, "100 to 60000")?;
-    within("limits.cool_down_s", limits.cool_down_s, 1..=3600, "1 to 3600")?;
-    let longest = limits.cool_down_s..=86_400;
-    within("limits.longest_cool_down_s", limits.longest_cool_down_s, longest, "limits.cool_down_s to 86400")?;
-    let sensor = &limits.sensor;
-    within("limits.sensor.cpu_percent", sensor.cpu_percent, 1..=6400, "1 to 6400")?;
-    within("limits.sensor.cpu_samples", sensor.cpu_samples, 1..=1000, "1 to 1000")?;
-    within("limits.sensor.rss_mib", sensor.rss_mib, 16..=65_536, "16 to 65536")?;
-    within("limits.sensor.cpu_cap_percent", sensor.cpu_cap_percent, 5..=6400, "5 to 6400")?;
-    within("limits.sensor.memory_cap_mib", sensor.memory_cap_mib, 32..=65_536, "32 to 65536")?;
-    within("limits.sensor.nice", sensor.nice, 0..=19, "0 to 19")?;
-    let host = &limits.host;
-    within("limits.host.cpu_pressure", host.cpu_pressure, 1..=101, "1 to 101")?;
-    within("limits.host.memory_pressure", host.memory_pressure, 1..=101, "1 to 101")?;
-    within("limits.host.io_pressure", host.io_pressure, 1..=101, "1 to 101")?;
-    within("limits.host.load_per_cpu", host.load_per_cpu, 1..=1000, "1 to 1000")?;
-    within("limits.host.samples", host.samples, 1..=1000, "1 to 1000")
-}
-
-impl std::ops::Deref for AgentSettings {
-    type Target = RawSettings;
-
-    fn deref(&self) -> &RawSettings {
-        &self.0
+    /// All documents, every default filled in.
+    pub fn whole(&self) -> &Value {
+        &self.whole
     }
 }
 
-fn within<N: PartialOrd + ToString>(
-    key: &'static str,
-    value: N,
-    range: std::ops::RangeInclusive<N>,
-    allowed: &'static str,
-) -> Result<(), SettingsError> {
-    if range.contains(&value) {
-        return Ok(());
+/// The documents in a file, unchecked; an empty object without one.
+pub(crate) fn read(path: Option<&Path>) -> Result<Value, SettingsError> {
+    let Some(path) = path else { return Ok(Value::Object(Map::new())) };
+    let text =
+        fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
+    parse(&text).map_err(|error| in_file(Some(path), error))
+}
+
+/// The documents in a text, unchecked.
+pub(crate) fn parse(text: &str) -> Result<Value, SettingsError> {
+    serde_json::from_str(text).map_err(SettingsError::Json)
+}
+
+pub(crate) fn in_file(path: Option<&Path>, error: SettingsError) -> SettingsError {
+    match path {
+        Some(path) => SettingsError::InFile { path: path.into(), source: Box::new(error) },
+        None => error,
     }
-    Err(SettingsError::OutOfRange { key, value: value.to_string(), allowed })
+}
+
+/// A part of the agent that is no app: it cannot be switched off.
+fn part<S: Settings>(
+    name: &'static str,
+    documents: &Map<String, Value>,
+    whole: &mut Map<String, Value>,
+) -> Result<S, SettingsError> {
+    let settings = match documents.get(name) {
+        None => Value::Object(Map::new()),
+        Some(document) => document.clone(),
+    };
+    let settings: S = Document { enabled: true, settings }.settings(name)?;
+    let filled = serde_json::to_value(&settings)
+        .map_err(|source| DocumentError::Parse { app: name.to_owned(), source })?;
+    whole.insert(name.to_owned(), filled);
+    Ok(settings)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn parse(text: &str) -> Result<AgentSettings, String> {
-        let raw = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        AgentSettings::check(raw).map_err(|error| error.to_string())
+    fn check(documents: Value) -> Result<AgentSettings, String> {
+        AgentSettings::check(&documents, &Catalog::standard()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_partial_document_keeps_the_other_defaults() {
-        let settings = parse(r#"{"rings": {"process_kib": 8192}}"#).unwrap();
-        assert_eq!((settings.rings.process_kib, settings.rings.other_kib), (8192, 256));
+        let settings = check(json!({"uplink": {"backlog_kib": 8192}, "files": {"enabled": false}})).unwrap();
+        assert_eq!((settings.uplink.backlog_kib, settings.uplink.backlog_alerts), (8192, 1024));
+        assert!(!settings.document("files").unwrap().enabled);
+        assert!(settings.document("processes").unwrap().enabled);
+    }
+
+    #[test]
+    fn what_is_in_force_is_itself_a_document_that_changes_nothing() {
+        let settings = check(json!({"processes": {"ring_kib": 8192}})).unwrap();
+        let again = check(settings.whole().clone()).unwrap();
+        assert_eq!(again.whole(), settings.whole());
     }
 
     #[test]
     fn what_the_checks_let_through_the_breakers_take() {
         let edges = [(100, 1, 1, 1), (60_000, 3600, 86_400, 1000), (5000, 3600, 3600, 6)];
         for (sample, first, longest, samples) in edges {
-            let settings = parse(&format!(
-                r#"{{"limits": {{"sample_ms": {sample}, "cool_down_s": {first}, "longest_cool_down_s": {longest},
-                     "sensor": {{"cpu_samples": {samples}}}, "host": {{"samples": {samples}}}}}}}"#
-            ))
+            let settings = check(json!({"limits": {
+                "sample_ms": sample, "cool_down_s": first, "longest_cool_down_s": longest,
+                "sensor": {"cpu_samples": samples}, "host": {"samples": samples},
+            }}))
             .unwrap();
-            for breaker in [settings.limits.worker_breaker(), settings.limits.host_breaker()] {
+            let limits = &settings.limits;
+            for breaker in [limits.worker_breaker(&limits.sensor), limits.host_breaker()] {
                 assert!(watchfire_pace::Breaker::new(breaker, 1).is_ok());
             }
         }
-        let error = parse(r#"{"limits": {"cool_down_s": 90, "longest_cool_down_s": 60}}"#).unwrap_err();
+        let error = check(json!({"limits": {"cool_down_s": 90, "longest_cool_down_s": 60}})).unwrap_err();
         assert!(error.contains("limits.longest_cool_down_s = 60"), "{error}");
     }
 
@@ -481,30 +567,38 @@ mod tests {
         for (index, (mib, kib)) in
             [(1, 4), (1, 512), (64, 1024), (65_536, 1024), (65_536, 1 << 20)].into_iter().enumerate()
         {
-            let text = format!(r#"{{"spool": {{"max_mib": {mib}, "segment_kib": {kib}}}}}"#);
-            let settings = parse(&text).unwrap().spool.spool_settings(folder.path().join(index.to_string()));
+            let text = json!({"spool": {"max_mib": mib, "segment_kib": kib}});
+            let settings =
+                check(text.clone()).unwrap().spool.spool_settings(folder.path().join(index.to_string()));
             assert!(watchfire_spool::Spool::open(settings).is_ok(), "{text}");
         }
         for (mib, kib, named) in
             [(0, 4, "max_mib"), (1, 3, "segment_kib"), (1, 513, "segment_kib"), (65_536, 1023, "segment_kib")]
         {
-            let text = format!(r#"{{"spool": {{"max_mib": {mib}, "segment_kib": {kib}}}}}"#);
-            assert!(parse(&text).unwrap_err().contains(named), "{text}");
+            let text = json!({"spool": {"max_mib": mib, "segment_kib": kib}});
+            assert!(check(text.clone()).unwrap_err().contains(named), "{text}");
         }
-        let kinds = parse(r#"{"spool": {"kinds": ["exec", "login"]}}"#).unwrap().spool.kept_kinds();
+        let kinds = check(json!({"spool": {"kinds": ["exec", "login"]}})).unwrap().spool.kept_kinds();
         assert_eq!(kinds, [Kind::Exec, Kind::Login]);
-        let error = parse(r#"{"spool": {"kinds": ["exec", "exce"]}}"#).unwrap_err();
+        let error = check(json!({"spool": {"kinds": ["exec", "exce"]}})).unwrap_err();
         assert!(error.contains("spool.kinds = exce"), "{error}");
     }
 
     #[test]
     fn an_unknown_key_is_refused_by_its_name() {
-        assert!(parse(r#"{"rings": {"proces_kib": 8192}}"#).unwrap_err().contains("proces_kib"));
+        assert!(check(json!({"uplink": {"backlog_kb": 8192}})).unwrap_err().contains("backlog_kb"));
+        let error = check(json!({"filez": {}})).unwrap_err();
+        assert!(error.contains("\"filez\"") && error.contains("files"), "{error}");
+        assert!(check(json!({"rules": {"enabled": false}})).unwrap_err().contains("enabled"));
     }
 
     #[test]
     fn a_value_out_of_range_is_refused_with_key_value_and_range() {
-        let error = parse(r#"{"rings": {"process_kib": 5000}}"#).unwrap_err();
-        assert_eq!(error, "setting rings.process_kib = 5000: allowed is a power of two from 256 to 65536");
+        let error = check(json!({"processes": {"ring_kib": 5000}})).unwrap_err();
+        assert_eq!(error, "setting processes.ring_kib = 5000: allowed is a power of two from 256 to 65536");
+        let error = check(json!({"limits": {"collector": {"nice": 20}}})).unwrap_err();
+        assert_eq!(error, "setting limits.collector.nice = 20: allowed is 0 to 19");
+        let error = check(json!({"limits": {"shed": ["file_opne"]}})).unwrap_err();
+        assert!(error.contains("limits.shed = file_opne"), "{error}");
     }
 }

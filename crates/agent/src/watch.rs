@@ -1,47 +1,36 @@
-//! The master's watch over its worker and its host: samples in, breaker changes out.
+//! The master's watch over its workers and its host: samples in, breaker changes out.
 //!
-//! The breaker of the worker answers for what the worker costs, the host's for how the host fares, whoever is to blame. Where
-//! either is open there is no worker, and so no sensor in the kernel.
+//! The breaker of a worker answers for what that worker costs; while it is open the worker does not run, and so no sensor is in
+//! the kernel. The host's answers for how the host fares, whoever is to blame; while it is open no worker runs.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 use watchfire_host::{Pressure, ProcessSampler, Usage};
-use watchfire_pace::{Breaker, Change, Reading, State};
+use watchfire_pace::{Breaker, BreakerSettings, Change, Reading};
 use watchfire_wire::v1;
 
-use crate::settings::RawLimits;
+use crate::settings::{RawHostLimits, RawLimits, RawWorkerLimits};
 
 /// Descriptors and threads of a worker are told up to these many.
 const FDS_TOLD: u32 = 10_000;
 const THREADS_TOLD: u32 = 64;
 
-/// Which breaker changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
-    Worker,
-    Host,
-}
-
-impl Level {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Level::Worker => "worker sensor",
-            Level::Host => "host",
-        }
-    }
-}
-
-/// See the module's documentation.
-pub(crate) struct Watch {
-    limits: RawLimits,
-    worker: Breaker,
-    host: Breaker,
+/// A breaker over one worker: what it costs.
+pub(crate) struct WorkerWatch {
+    /// `worker sensor`, say.
+    name: String,
+    limits: RawWorkerLimits,
+    sample: Duration,
+    settings: BreakerSettings,
+    breaker: Breaker,
     watched: Option<Watched>,
     due: Instant,
-    /// The last change of each breaker, in words.
-    told: [Option<String>; 2],
+    /// Samples of CPU over the limit in a row.
+    over: u32,
+    /// The last change, in words.
+    told: Option<String>,
 }
 
 /// A worker under watch.
@@ -50,18 +39,33 @@ struct Watched {
     before: Option<(Instant, Duration)>,
 }
 
-impl Watch {
-    /// `host` spreads the cool-downs of a fleet.
-    pub(crate) fn new(limits: RawLimits, host: &[u8; 16], now: Instant) -> Self {
-        let seed = u64::from_le_bytes(host[..8].try_into().expect("eight of sixteen bytes"));
-        let breaker = |settings| Breaker::new(settings, seed).expect("the settings were checked");
-        let (worker, of_host) = (breaker(limits.worker_breaker()), breaker(limits.host_breaker()));
-        let due = now + limits.sample();
-        Watch { limits, worker, host: of_host, watched: None, due, told: [None, None] }
+impl WorkerWatch {
+    /// `seed` spreads the cool-downs of a fleet.
+    pub(crate) fn new(
+        name: &str,
+        limits: &RawLimits,
+        of_worker: &RawWorkerLimits,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let settings = limits.worker_breaker(of_worker);
+        WorkerWatch {
+            name: format!("worker {name}"),
+            limits: of_worker.clone(),
+            sample: limits.sample(),
+            settings,
+            breaker: Breaker::new(settings, seed).expect("the settings were checked"),
+            watched: None,
+            due: now + limits.sample(),
+            over: 0,
+            told: None,
+        }
     }
 
-    /// A worker has started.
-    pub(crate) fn begin(&mut self, tgid: u32) {
+    /// The worker has started.
+    pub(crate) fn begin(&mut self, tgid: u32, now: Instant) {
+        self.over = 0;
+        self.due = now + self.sample;
         self.watched = match ProcessSampler::open("/proc", tgid, FDS_TOLD, THREADS_TOLD) {
             Ok(sampler) => Some(Watched { sampler, before: None }),
             Err(error) => {
@@ -74,57 +78,154 @@ impl Watch {
     /// The worker has ended.
     pub(crate) fn end(&mut self) {
         self.watched = None;
+        self.over = 0;
     }
 
-    /// Whether both breakers let a worker run.
+    /// Whether the breaker lets the worker run.
     pub(crate) fn lets_work(&self) -> bool {
-        self.worker.state().works() && self.host.state().works()
+        self.breaker.state().works()
+    }
+
+    /// Other limits are in force. The breaker begins anew where its own settings changed.
+    pub(crate) fn limit(&mut self, limits: &RawLimits, of_worker: &RawWorkerLimits, seed: u64, now: Instant) {
+        let settings = limits.worker_breaker(of_worker);
+        if settings != self.settings {
+            self.settings = settings;
+            self.breaker = Breaker::new(settings, seed).expect("the settings were checked");
+            self.told = None;
+        }
+        (self.limits, self.sample) = (of_worker.clone(), limits.sample());
+        self.due = self.due.min(now + self.sample);
     }
 
     /// When to look again.
     pub(crate) fn due(&self, now: Instant) -> Instant {
-        let cool_down =
-            [&self.worker, &self.host].into_iter().filter_map(|one| one.cool_down_left(now)).min();
-        cool_down.map_or(self.due, |left| self.due.min(now + left))
+        let due = if self.watched.is_some() { self.due } else { now + self.sample };
+        self.breaker.cool_down_left(now).map_or(due, |left| due.min(now + left))
+    }
+
+    /// How near the worker is to its limit: bad samples in a row, and how many are one less than trip the breaker.
+    pub(crate) fn strain(&self) -> (usize, usize) {
+        let most = self.limits.cpu_samples.max(2) - 1;
+        (self.over as usize, most as usize)
     }
 
     /// Takes the samples that are due, and tells what that changed.
-    pub(crate) fn look(&mut self, now: Instant) -> Vec<(Level, Change)> {
-        let mut changes = Vec::new();
-        changes.extend(self.worker.tick(now).map(|change| (Level::Worker, change)));
-        changes.extend(self.host.tick(now).map(|change| (Level::Host, change)));
+    pub(crate) fn look(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes: Vec<Change> = self.breaker.tick(now).into_iter().collect();
         if now >= self.due {
-            self.due = now + self.limits.sample();
-            changes.extend(self.look_at_worker(now).map(|change| (Level::Worker, change)));
-            let readings = self.host_readings();
-            let worst = Reading::worst(&readings);
-            changes.extend(worst.and_then(|worst| self.host.observe(now, worst)).map(|it| (Level::Host, it)));
+            self.due = now + self.sample;
+            changes.extend(self.sample(now));
         }
-        for (level, change) in &changes {
-            self.told[*level as usize] = Some(change.to_string());
+        if let Some(change) = changes.last() {
+            self.told = Some(change.to_string());
         }
         changes
     }
 
-    fn look_at_worker(&mut self, now: Instant) -> Option<Change> {
+    fn sample(&mut self, now: Instant) -> Option<Change> {
         let watched = self.watched.as_mut()?;
         // A worker that is just ending: its end comes as a notice.
         let usage = watched.sampler.sample().ok()?.usage;
         let rss = Reading {
             measure: "rss",
             value: (usage.rss >> 20) as f64,
-            limit: f64::from(self.limits.sensor.rss_mib),
+            limit: f64::from(self.limits.rss_mib),
             unit: "MiB",
         };
         if rss.value >= rss.limit {
-            return self.worker.trip(now, rss);
+            return self.breaker.trip(now, rss);
         }
-        let cpu = watched.cpu(now, usage, f64::from(self.limits.sensor.cpu_percent))?;
-        self.worker.observe(now, cpu)
+        let cpu = watched.cpu(now, usage, f64::from(self.limits.cpu_percent))?;
+        self.over = if cpu.value >= cpu.limit { self.over + 1 } else { 0 };
+        self.breaker.observe(now, cpu)
+    }
+
+    /// For the status.
+    pub(crate) fn status(&self, now: Instant) -> v1::BreakerStatus {
+        breaker_status(&self.name, &self.breaker, self.told.as_deref(), now)
+    }
+
+    /// Why the worker does not run, where the breaker is open.
+    pub(crate) fn idle_because(&self) -> Option<String> {
+        let told = self.told.as_deref().unwrap_or("held open");
+        (!self.lets_work()).then(|| format!("breaker of the {}: {told}", self.name))
+    }
+}
+
+/// The breaker over everything: how the host fares, whoever is to blame.
+pub(crate) struct HostWatch {
+    limits: RawHostLimits,
+    sample: Duration,
+    settings: BreakerSettings,
+    breaker: Breaker,
+    due: Instant,
+    told: Option<String>,
+}
+
+impl HostWatch {
+    /// `seed` spreads the cool-downs of a fleet.
+    pub(crate) fn new(limits: &RawLimits, seed: u64, now: Instant) -> Self {
+        let settings = limits.host_breaker();
+        HostWatch {
+            limits: limits.host.clone(),
+            sample: limits.sample(),
+            settings,
+            breaker: Breaker::new(settings, seed).expect("the settings were checked"),
+            due: now + limits.sample(),
+            told: None,
+        }
+    }
+
+    /// Whether the host lets anything run.
+    pub(crate) fn lets_work(&self) -> bool {
+        self.breaker.state().works()
+    }
+
+    /// Other limits are in force. The breaker begins anew where its own settings changed.
+    pub(crate) fn limit(&mut self, limits: &RawLimits, seed: u64, now: Instant) {
+        let settings = limits.host_breaker();
+        if settings != self.settings {
+            self.settings = settings;
+            self.breaker = Breaker::new(settings, seed).expect("the settings were checked");
+            self.told = None;
+        }
+        (self.limits, self.sample) = (limits.host.clone(), limits.sample());
+        self.due = self.due.min(now + self.sample);
+    }
+
+    /// When to look again.
+    pub(crate) fn due(&self, now: Instant) -> Instant {
+        self.breaker.cool_down_left(now).map_or(self.due, |left| self.due.min(now + left))
+    }
+
+    /// Takes the samples that are due, and tells what that changed.
+    pub(crate) fn look(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes: Vec<Change> = self.breaker.tick(now).into_iter().collect();
+        if now >= self.due {
+            self.due = now + self.sample;
+            let readings = self.host_readings();
+            changes.extend(Reading::worst(&readings).and_then(|worst| self.breaker.observe(now, worst)));
+        }
+        if let Some(change) = changes.last() {
+            self.told = Some(change.to_string());
+        }
+        changes
+    }
+
+    /// For the status.
+    pub(crate) fn status(&self, now: Instant) -> v1::BreakerStatus {
+        breaker_status("host", &self.breaker, self.told.as_deref(), now)
+    }
+
+    /// Why nothing runs, where the breaker is open.
+    pub(crate) fn idle_because(&self) -> Option<String> {
+        let told = self.told.as_deref().unwrap_or("held open");
+        (!self.lets_work()).then(|| format!("breaker of the host: {told}"))
     }
 
     fn host_readings(&self) -> Vec<Reading> {
-        let limits = &self.limits.host;
+        let limits = &self.limits;
         let Pressure { cpu, memory, io } = watchfire_host::pressure(Path::new("/proc"));
         let some = |measure, stall: Option<watchfire_host::Stall>, limit: u32| {
             stall.map(|stall| percent(measure, stall.some.avg10, limit))
@@ -152,29 +253,16 @@ impl Watch {
         }
         readings
     }
+}
 
-    /// Both breakers, for the status.
-    pub(crate) fn status(&self, now: Instant) -> Vec<v1::BreakerStatus> {
-        [(Level::Worker, &self.worker), (Level::Host, &self.host)]
-            .into_iter()
-            .map(|(level, breaker)| v1::BreakerStatus {
-                name: level.as_str().to_owned(),
-                state: breaker.state().as_str().to_owned(),
-                cause: self.told[level as usize].clone().unwrap_or_default(),
-                trips: breaker.trips(),
-                cool_down_millis: breaker
-                    .cool_down_left(now)
-                    .map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-            })
-            .collect()
-    }
-
-    /// Why there is no worker, in a few words; `None` where both breakers let one run.
-    pub(crate) fn idle_because(&self) -> Option<String> {
-        let open = [(Level::Worker, &self.worker), (Level::Host, &self.host)];
-        let (level, _) = open.into_iter().find(|(_, breaker)| breaker.state() == State::Open)?;
-        let told = self.told[level as usize].as_deref().unwrap_or("held open");
-        Some(format!("breaker of the {}: {told}", level.as_str()))
+fn breaker_status(name: &str, breaker: &Breaker, told: Option<&str>, now: Instant) -> v1::BreakerStatus {
+    let left = breaker.cool_down_left(now);
+    v1::BreakerStatus {
+        name: name.to_owned(),
+        state: breaker.state().as_str().to_owned(),
+        cause: told.unwrap_or_default().to_owned(),
+        trips: breaker.trips(),
+        cool_down_millis: left.map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
@@ -197,54 +285,51 @@ fn percent(measure: &'static str, value: f32, limit: u32) -> Reading {
 mod tests {
     use std::process::Command;
 
-    use super::*;
-    use crate::settings::{AgentSettings, RawSettings};
+    use serde_json::json;
+    use watchfire_pace::State;
 
-    fn watch(json: &str, now: Instant) -> Watch {
-        let raw: RawSettings = serde_json::from_str(json).unwrap();
-        let settings = AgentSettings::check(raw).unwrap();
-        Watch::new(settings.limits.clone(), &[7; 16], now)
+    use super::*;
+
+    fn watch(limits: serde_json::Value, now: Instant) -> WorkerWatch {
+        let limits: RawLimits = serde_json::from_value(limits).unwrap();
+        WorkerWatch::new("sensor", &limits, &limits.sensor, 7, now)
     }
 
-    const QUIET_HOST: &str = r#""host": {"cpu_pressure": 101, "memory_pressure": 101, "io_pressure": 101}"#;
-
     #[test]
-    fn a_worker_that_spins_trips_its_breaker_and_comes_back_on_probation() {
+    fn a_worker_that_spins_is_under_strain_then_trips_its_breaker_and_comes_back_on_probation() {
         let mut spinner = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let mut now = Instant::now();
-        let json =
-            format!(r#"{{"limits": {{"sample_ms": 100, "sensor": {{"cpu_samples": 3}}, {QUIET_HOST}}}}}"#);
-        let mut watch = watch(&json, now);
-        watch.begin(spinner.id());
-        let mut changes = Vec::new();
+        let mut watch = watch(json!({"sample_ms": 100, "sensor": {"cpu_samples": 3}}), now);
+        watch.begin(spinner.id(), now);
+        let (mut changes, mut strained) = (Vec::new(), false);
         // Real time, as CPU time is; the loop ends with the trip, however slow the machine.
         while watch.lets_work() {
             std::thread::sleep(Duration::from_millis(120));
             now = Instant::now();
             changes.extend(watch.look(now));
+            strained |= watch.strain() == (1, 2);
         }
         spinner.kill().unwrap();
         spinner.wait().unwrap();
         watch.end();
-        let (level, change) = changes.last().unwrap();
-        assert_eq!((*level, change.to, change.trips), (Level::Worker, State::Open, 1));
+        assert!(strained && watch.strain() == (0, 2));
+        let change = changes.last().unwrap();
+        assert_eq!((change.to, change.trips), (State::Open, 1));
         assert!(watch.idle_because().unwrap().contains("cpu"), "{:?}", watch.idle_because());
         let cool_down = change.cool_down.unwrap();
         assert!(watch.look(now + cool_down / 2).is_empty());
         let back = watch.look(now + cool_down);
-        assert_eq!(back[0].1.to, State::HalfOpen);
+        assert_eq!(back[0].to, State::HalfOpen);
         assert!(watch.lets_work() && watch.idle_because().is_none());
     }
 
     #[test]
     fn a_worker_over_its_memory_is_stopped_at_the_first_sample() {
         let mut now = Instant::now();
-        let json =
-            format!(r#"{{"limits": {{"sample_ms": 100, "sensor": {{"rss_mib": 16}}, {QUIET_HOST}}}}}"#);
-        let mut watch = watch(&json, now);
+        let mut watch = watch(json!({"sample_ms": 100, "sensor": {"rss_mib": 16}}), now);
         let hog = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); sleep 60";
         let mut hog = Command::new("sh").args(["-c", hog]).spawn().unwrap();
-        watch.begin(hog.id());
+        watch.begin(hog.id(), now);
         let deadline = now + Duration::from_secs(30);
         let mut changes = Vec::new();
         while changes.is_empty() && Instant::now() < deadline {
@@ -254,13 +339,13 @@ mod tests {
         }
         hog.kill().unwrap();
         hog.wait().unwrap();
-        assert!(changes[0].1.to_string().contains("rss"), "{}", changes[0].1);
+        assert!(changes[0].to_string().contains("rss"), "{}", changes[0]);
         assert!(!watch.lets_work());
     }
 
     #[test]
     fn the_host_is_read_where_it_tells_its_pressure_or_its_load() {
-        let watch = watch("{}", Instant::now());
+        let watch = HostWatch::new(&RawLimits::default(), 7, Instant::now());
         let readings = watch.host_readings();
         assert!(!readings.is_empty());
         assert!(readings.iter().all(|reading| reading.value.is_finite()), "{readings:?}");

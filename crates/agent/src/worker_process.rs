@@ -1,5 +1,6 @@
 //! One life of a worker: started under its confinement, told to stop, killed when it does not, and nothing left of it.
 
+use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStderr, Command, ExitStatus};
@@ -7,11 +8,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use tracing::{error, info, warn};
 use watchfire_confine::{Cgroup, CgroupHome, Confined, Confinement};
+use watchfire_wire::MAX_FRAME;
 
 /// A worker told to stop drains its sources and sends what it holds; then it is killed.
 const GRACE: Duration = Duration::from_secs(3);
+/// A worker that takes nothing of what it is told for so long will not take it any more.
+const READS_WITHIN: Duration = Duration::from_secs(10);
+/// What it is told and has not read, in bytes: a few settings.
+const MAX_UNREAD: usize = 8 << 20;
 /// What is left in its cgroup has this long to be gone.
 pub(crate) const CGROUP_GRACE: Duration = Duration::from_secs(1);
 
@@ -21,8 +29,16 @@ pub(crate) struct WorkerProcess {
     child: Child,
     cgroup: Option<Cgroup>,
     link: UnixStream,
+    outgoing: Outgoing,
     relay: Option<JoinHandle<()>>,
     pub(crate) started: Instant,
+}
+
+/// What the worker has not read yet, and since when.
+#[derive(Default)]
+struct Outgoing {
+    bytes: VecDeque<u8>,
+    since: Option<Instant>,
 }
 
 impl WorkerProcess {
@@ -40,7 +56,15 @@ impl WorkerProcess {
             confinement.spawn(command, home, name).context("start this executable again")?;
         crate::confinement::report(name, &applied);
         info!(worker = name, tgid = child.id(), "worker started");
-        let mut process = WorkerProcess { name, child, cgroup, link, relay: None, started: Instant::now() };
+        let mut process = WorkerProcess {
+            name,
+            child,
+            cgroup,
+            link,
+            outgoing: Outgoing::default(),
+            relay: None,
+            started: Instant::now(),
+        };
         let spawned = thread::Builder::new().name("relay".into()).spawn(move || relay(incoming));
         match spawned {
             Ok(relay) => process.relay = Some(relay),
@@ -59,6 +83,56 @@ impl WorkerProcess {
 
     pub(crate) fn tgid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Tells the worker something. Never waits for it: what it does not read now is written later.
+    pub(crate) fn send(&mut self, frame: &impl prost::Message) {
+        let bytes = frame.encode_to_vec();
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if bytes.len() > MAX_FRAME || self.outgoing.bytes.len() + bytes.len() > MAX_UNREAD {
+            error!(worker = self.name, bytes = bytes.len(), "the worker does not read; ending it");
+            self.end();
+            return;
+        }
+        self.outgoing.bytes.extend(length.to_be_bytes());
+        self.outgoing.bytes.extend(bytes);
+        self.flush();
+    }
+
+    /// Writes on. A worker that has not read anything for [`READS_WITHIN`] is ended: its relay then sees the end.
+    pub(crate) fn flush(&mut self) {
+        while !self.outgoing.bytes.is_empty() {
+            let (head, _) = self.outgoing.bytes.as_slices();
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.link, head, flags) {
+                Ok(count) => {
+                    self.outgoing.bytes.drain(..count);
+                    self.outgoing.since = None;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let since = *self.outgoing.since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= READS_WITHIN {
+                        error!(worker = self.name, "the worker does not read; ending it");
+                        self.end();
+                    }
+                    return;
+                }
+                // It is gone: its end comes by its link.
+                Err(_) => {
+                    self.outgoing.bytes.clear();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.outgoing.bytes.clear();
+        self.outgoing.since = None;
+        if let Err(error) = self.child.kill() {
+            warn!(worker = self.name, %error, "kill the worker");
+        }
     }
 
     /// It has closed its link, by its end or on the way to it: how it ended. One that lingers is killed.

@@ -219,9 +219,13 @@ impl Supervised {
         self.not_before = now + wait;
         let mut told = format!("the {} worker ended ({status}), {deaths} times in a row", self.name.as_str());
         for app in self.stuck() {
-            let rest = self.resting.entry(app.clone()).or_insert_with(|| Rest { until: now, waits: Backoff::new(REST) });
+            let rest = self
+                .resting
+                .entry(app.clone())
+                .or_insert_with(|| Rest { until: now, waits: Backoff::new(REST) });
             rest.until = now + rest.waits.next_wait(random);
-            told = format!("{told}; {app} rests for {} s", rest.until.saturating_duration_since(now).as_secs());
+            told =
+                format!("{told}; {app} rests for {} s", rest.until.saturating_duration_since(now).as_secs());
         }
         warn!(worker = self.name.as_str(), ?wait, deaths, "starting the worker again after a wait");
         self.ended = Some(told.clone());

@@ -90,7 +90,12 @@ pub enum Taken {
 #[derive(Debug)]
 pub enum AppError {
     /// This host does not offer what it needs.
-    Unavailable(String),
+    Unavailable {
+        /// Why.
+        why: String,
+        /// What [`App::parts`] would tell.
+        parts: Vec<Part>,
+    },
     /// Something went wrong that may go right another time.
     Failed(Box<dyn Error + Send + Sync>),
 }
@@ -99,7 +104,7 @@ impl AppError {
     /// The error and its causes in one line.
     pub fn text(&self) -> String {
         match self {
-            AppError::Unavailable(why) => why.clone(),
+            AppError::Unavailable { why, .. } => why.clone(),
             AppError::Failed(error) => {
                 let mut text = error.to_string();
                 let mut cause = error.source();

@@ -98,7 +98,9 @@ struct Slot<A>(Option<A>);
 impl<A: App> Slot<A> {
     fn settings(document: &Document) -> Result<A::Settings, AppError> {
         // The master has checked it; a worker of another version refuses it here, in the same words.
-        document.settings(A::NAME).map_err(|error| AppError::Unavailable(error.to_string()))
+        document
+            .settings(A::NAME)
+            .map_err(|error| AppError::Unavailable { why: error.to_string(), parts: Vec::new() })
     }
 
     fn running(&mut self) -> Result<&mut A, AppError> {

@@ -93,6 +93,8 @@ pub struct Lane<F> {
     residents: Vec<Resident<F>>,
     random: Random,
     pulse: Arc<Pulse>,
+    /// Whether a descriptor of an app ended the last wait.
+    woken: bool,
     vain: u32,
 }
 
@@ -106,7 +108,7 @@ impl<F: Send + 'static> Lane<F> {
             apps.into_iter().map(|(kind, document)| Resident::new(kind, document, &settings, now)).collect();
         // Two workers of one host need not wait alike; two lives of one should not either.
         let random = Random::seeded(seed ^ u64::from(std::process::id()));
-        Lane { host, settings, residents, random, pulse, vain: 0 }
+        Lane { host, settings, residents, random, pulse, woken: false, vain: 0 }
     }
 
     /// What a watchdog looks at.
@@ -154,6 +156,7 @@ impl<F: Send + 'static> Lane<F> {
             .map(|(place, _)| *place)
             .collect();
         places.dedup();
+        self.woken = !places.is_empty();
         self.host.clock.set(Instant::now());
         Ok(Ready { also: first > 0 && readable[0], places })
     }
@@ -185,9 +188,18 @@ impl<F: Send + 'static> Lane<F> {
                 round.unfinished.push(place);
             }
         }
-        let in_vain = round.facts == 0 && round.unfinished.is_empty() && !ready.places.is_empty();
-        self.vain = if in_vain { self.vain + 1 } else { 0 };
+        if self.woken {
+            let in_vain = round.facts == 0 && round.unfinished.is_empty();
+            self.vain = if in_vain { self.vain + 1 } else { 0 };
+        }
         round
+    }
+
+    /// Gives a turn to every app that runs, and to those whose time has come.
+    pub fn round_of_all(&mut self, intake: &mut dyn Intake<F>) -> Round {
+        let running = self.residents.iter().enumerate().filter(|(_, resident)| resident.runs());
+        let ready = Ready { also: false, places: running.map(|(place, _)| place).collect() };
+        self.round(&ready, intake)
     }
 
     /// Puts another document of an app in force; false when the lane has no such app.

@@ -302,7 +302,8 @@ impl<F: Send + 'static> Resident<F> {
         self.status.failures += 1;
         self.status.panics += u64::from(matches!(failure, Failure::Panic(_)));
         let why = failure.text();
-        if let Failure::Error(AppError::Unavailable(_)) = failure {
+        if let Failure::Error(AppError::Unavailable { parts, .. }) = failure {
+            self.status.parts = parts;
             self.due = None;
             self.change(Life::Unavailable, why, around);
             return;

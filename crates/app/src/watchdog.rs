@@ -48,6 +48,11 @@ impl Pulse {
         self.since.store(NONE, Ordering::Release);
     }
 
+    /// Whether the thread is in an app's code now.
+    pub fn in_a_turn(&self) -> bool {
+        self.since.load(Ordering::Acquire) != NONE
+    }
+
     /// The turn that runs, its app, and how long it has been running.
     fn running(&self, now: Instant) -> Option<(u64, &'static str, Duration)> {
         let since = self.since.load(Ordering::Acquire);

@@ -113,7 +113,7 @@ impl App for Absent {
     type Fact = Fact;
 
     fn start(_: NoSettings, _: &Sandbox) -> Result<Self, AppError> {
-        Err(AppError::Unavailable("this kernel has no such thing".to_owned()))
+        Err(AppError::Unavailable { why: "this kernel has no such thing".to_owned(), parts: Vec::new() })
     }
 
     fn turn(&mut self, _: &mut Turn<'_, Fact>) -> Result<Next, AppError> {

@@ -126,6 +126,11 @@ impl Engine {
         self.sequence
     }
 
+    /// Takes the place of an engine of the same stream whose last alert had this number.
+    pub fn continue_after(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+
     /// The rules this engine asks.
     pub fn rules(&self) -> &RuleSet {
         &self.rules

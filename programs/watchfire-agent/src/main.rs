@@ -5,7 +5,7 @@ mod logs;
 use std::process::ExitCode;
 
 use clap::Parser;
-use watchfire_agent::AgentCommand;
+use watchfire_agent::{AgentCommand, Catalog};
 
 use crate::logs::LogOptions;
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
     };
     let into_a_file = log.is_some();
-    let Err(error) = cli.command.execute(&[], log) else { return ExitCode::SUCCESS };
+    let Err(error) = cli.command.execute(&[], log, Catalog::standard()) else { return ExitCode::SUCCESS };
     tracing::error!(error = format!("{error:#}"), "the agent ends");
     if into_a_file {
         eprintln!("watchfire-agent: {error:#}");

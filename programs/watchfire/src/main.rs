@@ -49,7 +49,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let good = demo::run(target, &options)?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Agent(command) => command.execute(cli::AGENT, None),
+        Command::Agent(command) => command.execute(cli::AGENT, None, watchfire_agent::Catalog::standard()),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
-use watchfire_agent::AgentSettings;
+use watchfire_agent::{AgentSettings, Catalog};
 use watchfire_server::{Server, ServerHandle, ServerSettings, default_data_dir};
 
 use crate::cli::{AGENT, Target, UpOptions};
@@ -56,7 +56,7 @@ pub(crate) fn run(target: &Target, options: &UpOptions) -> anyhow::Result<()> {
 fn agent_config(options: &UpOptions, data_dir: &Path) -> anyhow::Result<Option<PathBuf>> {
     let usual = data_dir.join("agent.json");
     let config = options.agent_config.clone().or_else(|| usual.exists().then_some(usual));
-    AgentSettings::load(config.as_deref())?;
+    AgentSettings::load(config.as_deref(), &Catalog::standard())?;
     Ok(config)
 }
 

@@ -48,7 +48,8 @@ impl App for ClockSteps {
     fn turn(&mut self, turn: &mut Turn<'_, Report>) -> Result<Next, AppError> {
         let now = (boot_now(), UnixNanos::now());
         if let Some((millis, was)) = step(self.last, now, self.settings.least_ms) {
-            let fields = [("step_ms", millis.to_string()), ("was", was.to_string()), ("is", now.1.to_string())];
+            let fields =
+                [("step_ms", millis.to_string()), ("was", was.to_string()), ("is", now.1.to_string())];
             let fields = fields.map(|(name, value)| (name.to_owned(), value)).to_vec();
             turn.emit(Report::new(Self::NAME, "step", fields)?);
         }
@@ -58,7 +59,11 @@ impl App for ClockSteps {
 }
 
 /// By how many milliseconds the wall clock was set between two looks, and what it would show otherwise.
-fn step(before: (BootNanos, UnixNanos), now: (BootNanos, UnixNanos), least_ms: u32) -> Option<(i64, UnixNanos)> {
+fn step(
+    before: (BootNanos, UnixNanos),
+    now: (BootNanos, UnixNanos),
+    least_ms: u32,
+) -> Option<(i64, UnixNanos)> {
     let passed = i64::try_from(now.0.since(before.0).as_nanos()).ok()?;
     let expected = UnixNanos(before.1.0.checked_add(passed)?);
     let millis = now.1.0.checked_sub(expected.0)? / 1_000_000;

@@ -37,7 +37,9 @@ impl Settings for FileSettings {
             ("excludes", self.excludes.len()),
         ];
         match lists.into_iter().find(|(_, count)| *count > MOST) {
-            Some((key, count)) => Err(OutOfRange { key, value: format!("{count} entries"), allowed: "4096 entries" }),
+            Some((key, count)) => {
+                Err(OutOfRange { key, value: format!("{count} entries"), allowed: "4096 entries" })
+            }
             None => Ok(()),
         }
     }

@@ -20,7 +20,11 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    pub(crate) fn new(source: impl Source + Send + 'static, gives: &'static str, details: Vec<String>) -> Self {
+    pub(crate) fn new(
+        source: impl Source + Send + 'static,
+        gives: &'static str,
+        details: Vec<String>,
+    ) -> Self {
         let part = Part { name: source.name(), state: PartState::Active, gives, details };
         tracing::info!(source = part.name, "source attached");
         Tap { source: Box::new(source), parts: vec![part] }

@@ -140,7 +140,6 @@ impl Outbox {
     }
 
     /// Takes an event that the master itself has to tell.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the seam for the master's own reports"))]
     pub(crate) fn push_own_event(&self, event: &Event) {
         self.shared.lock().live.push_own(event, Instant::now());
         self.shared.changed.notify_all();

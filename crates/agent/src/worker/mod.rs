@@ -1,14 +1,48 @@
 //! Workers: child processes of the master, the same executable started again.
 //!
-//! A worker finds its link to the master at descriptor 3. The end of its input means: drain, send what is left, end.
+//! A worker finds its link to the master at descriptor 3. Its first frame says what settings are in force; the end of its input means:
+//! drain, send what is left, end (`inbox.rs`).
+//!
+//! The sensor worker: `sensor.rs` (the loop) → apps in `../apps` → `pipeline.rs` (resolve, judge) → `outbound.rs`. The others: `reporting.rs`,
+//! a thread for each app → `outbound.rs`.
 
+mod inbox;
 mod link;
 mod outbound;
+mod pipeline;
 mod procfs;
+mod reporting;
 mod rules;
 mod sensor;
-mod sources;
+mod status;
+
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result};
+use watchfire_event::StreamId;
 
 pub(crate) use link::{inherit_link, take_link};
-pub(crate) use sensor::{SensorOrders, run};
-pub(crate) use sources::{SourceReport, SourceState, attach};
+pub(crate) use sensor::{sees_processes, try_sources};
+
+use crate::catalog::Catalog;
+use crate::workers::WorkerName;
+
+/// What a worker is told at its start; its settings follow on the link.
+pub(crate) struct WorkerOrders {
+    pub(crate) name: WorkerName,
+    /// Its own, for the ids of its alerts.
+    pub(crate) stream: StreamId,
+    pub(crate) catalog: Catalog,
+}
+
+/// Runs until the master closes its end of `link`.
+pub(crate) fn run(orders: WorkerOrders, link: UnixStream) -> Result<()> {
+    // Before the first thread, so that it binds all of them.
+    let name = orders.name;
+    crate::confinement::report(name.as_str(), &crate::confinement::lock_down(name));
+    let (inbox, first) = inbox::Inbox::open(&link).context("hear the settings from the master")?;
+    match name {
+        WorkerName::Sensor => sensor::run(orders, inbox, first, link),
+        _ => reporting::run(orders, inbox, first, link),
+    }
+}

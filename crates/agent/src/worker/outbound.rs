@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 use watchfire_event::{Alert, Books, DropReason, Event, Kind, Stage};
+use watchfire_pace::{Rate, TokenBucket};
 use watchfire_wire::v1::{self, agent_frame::Body};
 use watchfire_wire::{BatchBuilder, encode_alert, encode_books, frame_around_batch, write_raw_frame};
 
 use crate::outbox::encode;
+use crate::settings::{RawLimits, RawWorkerLimits};
 
 /// A batch closes at this weight in bytes, or at [`MAX_AGE`].
 const BATCH_WEIGHT: usize = 128 << 10;
@@ -37,6 +39,34 @@ struct Queue {
 
 type Shared = Arc<(Mutex<Queue>, Condvar)>;
 
+/// How fast events may leave: one bucket for all, and one for each kind that has a limit of its own.
+struct Gate {
+    all: TokenBucket,
+    kinds: BTreeMap<Kind, TokenBucket>,
+}
+
+/// A bucket holds what ten seconds bring: a burst is what one wants to see.
+const BURST_SECONDS: u64 = 10;
+
+impl Gate {
+    fn new(limits: &RawLimits, worker: &RawWorkerLimits, now: Instant) -> Self {
+        let bucket = |per_second: u32| {
+            let rate = u64::from(per_second);
+            TokenBucket::new(Rate::per_second(rate), rate * BURST_SECONDS, now)
+        };
+        let kinds = limits.kinds_per_s.iter();
+        Gate {
+            all: bucket(worker.events_per_s),
+            kinds: kinds.filter_map(|(word, rate)| Some((word.parse().ok()?, bucket(*rate)))).collect(),
+        }
+    }
+
+    fn lets(&mut self, kind: Kind, now: Instant) -> bool {
+        let of_kind = self.kinds.get_mut(&kind).is_none_or(|bucket| bucket.take(1, now));
+        of_kind && self.all.take(1, now)
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct Outbound {
     shared: Shared,
@@ -44,15 +74,20 @@ pub(crate) struct Outbound {
     batch: BatchBuilder,
     opened: Instant,
     next_sequence: u64,
+    gate: Gate,
     seen: BTreeMap<Kind, u64>,
-    dropped: BTreeMap<Kind, u64>,
+    dropped: BTreeMap<(Kind, DropReason), u64>,
     alerts: Vec<v1::Alert>,
     alerts_dropped: u64,
 }
 
 impl Outbound {
     /// Starts the thread that writes to the master.
-    pub(crate) fn start(link: UnixStream) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        link: UnixStream,
+        limits: &RawLimits,
+        worker: &RawWorkerLimits,
+    ) -> std::io::Result<Self> {
         let shared = Shared::default();
         let for_writer = shared.clone();
         let writer =
@@ -63,6 +98,7 @@ impl Outbound {
             batch: BatchBuilder::new(),
             opened: Instant::now(),
             next_sequence: 1,
+            gate: Gate::new(limits, worker, Instant::now()),
             seen: BTreeMap::new(),
             dropped: BTreeMap::new(),
             alerts: Vec::new(),
@@ -70,12 +106,22 @@ impl Outbound {
         })
     }
 
-    /// Takes one event into the open batch.
-    pub(crate) fn push_event(&mut self, event: &Event) {
+    /// Other limits are in force.
+    pub(crate) fn limit(&mut self, limits: &RawLimits, worker: &RawWorkerLimits) {
+        self.gate = Gate::new(limits, worker, Instant::now());
+    }
+
+    /// Takes one event into the open batch, as far as the limits let it; `now` may be coarse.
+    pub(crate) fn push_event(&mut self, event: &Event, now: Instant) {
+        let kind = event.kind();
+        *self.seen.entry(kind).or_default() += 1;
+        if !self.gate.lets(kind, now) {
+            *self.dropped.entry((kind, DropReason::RateLimited)).or_default() += 1;
+            return;
+        }
         if self.batch.is_empty() {
             self.opened = Instant::now();
         }
-        *self.seen.entry(event.kind()).or_default() += 1;
         self.batch.push(event);
         if self.batch.weight() >= BATCH_WEIGHT {
             self.close_batch();
@@ -123,20 +169,25 @@ impl Outbound {
         self.close_batch();
         for (kind, seen) in &self.seen {
             let counts = books.entry(Stage::Uplink, *kind);
-            let dropped = self.dropped.get(kind).copied().unwrap_or(0);
             counts.seen = *seen;
-            counts.passed = seen - dropped;
-            if dropped > 0 {
-                counts.dropped.insert(DropReason::QueueFull, dropped);
-            }
+            counts.passed = *seen;
+        }
+        for ((kind, reason), dropped) in &self.dropped {
+            let counts = books.entry(Stage::Uplink, *kind);
+            counts.passed -= dropped;
+            counts.dropped.insert(*reason, *dropped);
         }
         let ledger = encode_books(&books, self.next_sequence - 1);
-        self.enqueue(encode(Body::Ledger(ledger)));
+        if !self.enqueue(encode(Body::Ledger(ledger))) {
+            tracing::debug!("no room for the books; the next ones hold these");
+        }
     }
 
     /// Sends the worker's status.
     pub(crate) fn push_status(&self, status: v1::Status) {
-        self.enqueue(encode(Body::Status(status)));
+        if !self.enqueue(encode(Body::Status(status))) {
+            tracing::debug!("no room for a status; the next one tells more");
+        }
     }
 
     /// Alerts lost because the master did not read for too long.
@@ -149,8 +200,18 @@ impl Outbound {
         self.shared.0.lock().expect("no thread panics while it holds the queue").broken
     }
 
+    /// Whether a batch is open.
+    pub(crate) fn is_gathering(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
     /// Writes out what is queued, and ends the thread.
     pub(crate) fn finish(mut self) {
+        self.drain();
+    }
+
+    /// The same for one that is shared: what comes after it stays here.
+    pub(crate) fn drain(&mut self) {
         self.send_alerts();
         self.close_batch();
         self.shared.0.lock().expect("no thread panics while it holds the queue").closed = true;
@@ -173,7 +234,7 @@ impl Outbound {
             return;
         }
         for (kind, count) in counts {
-            *self.dropped.entry(kind).or_default() += count;
+            *self.dropped.entry((kind, DropReason::QueueFull)).or_default() += count;
         }
     }
 
@@ -235,11 +296,42 @@ mod tests {
         }
     }
 
+    fn start(link: UnixStream, limits: &RawLimits) -> Outbound {
+        Outbound::start(link, limits, &limits.sensor).unwrap()
+    }
+
+    #[test]
+    fn beyond_its_limit_a_kind_is_dropped_with_a_count_and_the_books_close() {
+        let (link, mut master) = UnixStream::pair().unwrap();
+        let mut limits = RawLimits::default();
+        limits.kinds_per_s.insert("exec".to_owned(), 1);
+        let mut outbound = start(link, &limits);
+        let now = Instant::now();
+        for _ in 0..25 {
+            outbound.push_event(&event(), now);
+        }
+        outbound.push_books(Books::default());
+        outbound.finish();
+        let mut sent = 0;
+        let mut books = Books::default();
+        while let Some(frame) = read_frame::<v1::AgentFrame>(&mut master).unwrap() {
+            match frame.body.unwrap() {
+                Body::Events(batch) => sent += batch.events.len() as u64,
+                Body::Ledger(ledger) => books = watchfire_wire::decode_books(&ledger).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+        let row = books.get(Stage::Uplink, Kind::Exec).unwrap();
+        assert_eq!((row.seen, row.passed, sent), (25, 10, 10));
+        assert_eq!(row.dropped[&DropReason::RateLimited], 15);
+        assert!(books.faults().is_empty());
+    }
+
     #[test]
     fn a_wrapped_batch_reads_as_a_frame_and_the_books_follow_it() {
         let (link, mut master) = UnixStream::pair().unwrap();
-        let mut outbound = Outbound::start(link).unwrap();
-        outbound.push_event(&event());
+        let mut outbound = start(link, &RawLimits::default());
+        outbound.push_event(&event(), Instant::now());
         outbound.push_books(Books::default());
         outbound.finish();
         let mut bodies = Vec::new();
@@ -255,13 +347,13 @@ mod tests {
     #[test]
     fn a_master_that_does_not_read_costs_counted_events_and_never_the_loops_time() {
         let (link, master) = UnixStream::pair().unwrap();
-        let mut outbound = Outbound::start(link).unwrap();
+        let mut outbound = start(link, &RawLimits::default());
         let big = Arc::new(watchfire_event::Process { argv: vec![b'a'; 100_000], ..Default::default() });
         for _ in 0..100 {
-            outbound.push_event(&Event { process: Arc::new((*big).clone()), ..event() });
+            outbound.push_event(&Event { process: Arc::new((*big).clone()), ..event() }, Instant::now());
             outbound.close_batch();
         }
-        let dropped = outbound.dropped[&Kind::Exec];
+        let dropped = outbound.dropped[&(Kind::Exec, DropReason::QueueFull)];
         assert!(dropped > 0 && dropped < 100, "{dropped} dropped");
         assert_eq!(outbound.next_sequence - 1 + dropped, 100);
         drop(master);

@@ -10,7 +10,7 @@ use tracing::error;
 use watchfire_app::{AppChange, Clock, Intake, Life, Round};
 use watchfire_detect::Engine;
 use watchfire_event::{
-    Body, BootNanos, Books, Counts, DropReason, Event, Kind, Process, Report, Sighting, Stage, StreamId,
+    Body, Books, BootNanos, Counts, DropReason, Event, Kind, Process, Report, Sighting, Stage, StreamId,
     UnixNanos,
 };
 use watchfire_host::boot_now;
@@ -256,7 +256,11 @@ impl Judge {
     /// The engine may be half changed: a new one takes its place, and the event is passed on unjudged.
     fn panicked(&mut self, kind: Kind) {
         self.panics += 1;
-        error!(kind = kind.as_str(), panics = self.panics, "the detection panicked; its rules are loaded anew");
+        error!(
+            kind = kind.as_str(),
+            panics = self.panics,
+            "the detection panicked; its rules are loaded anew"
+        );
         if self.panics < MOST_PANICS {
             self.load();
         } else {
@@ -265,7 +269,11 @@ impl Judge {
         }
         self.faults.push(v1::RuleFault {
             file: String::new(),
-            error: format!("the detection panicked {} times, last over an event of kind {}", self.panics, kind.as_str()),
+            error: format!(
+                "the detection panicked {} times, last over an event of kind {}",
+                self.panics,
+                kind.as_str()
+            ),
         });
     }
 }

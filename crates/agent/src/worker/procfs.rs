@@ -31,6 +31,11 @@ impl HostProcesses {
         }
     }
 
+    /// This process.
+    pub(crate) fn own(&self) -> Process {
+        self.proc.read_process(std::process::id()).unwrap_or_default()
+    }
+
     /// Every process that runs now.
     pub(crate) fn snapshot(&self) -> Vec<Process> {
         self.proc.snapshot(SNAPSHOT_LIMIT)

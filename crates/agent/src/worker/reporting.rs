@@ -16,9 +16,7 @@ use tracing::{error, info, warn};
 use watchfire_app::{
     AppChange, AppKind, AppStatus, Document, Host, Intake, Lane, LaneSettings, Overrun, Watchdog,
 };
-use watchfire_event::{
-    Body, Books, Counts, DropReason, Event, Kind, Process, Report, ReportError, Stage,
-};
+use watchfire_event::{Body, Books, Counts, DropReason, Event, Kind, Process, Report, ReportError, Stage};
 use watchfire_host::{ProcReader, boot_now};
 use watchfire_wire::v1;
 
@@ -44,11 +42,11 @@ const SPINNING: f64 = 0.5;
 /// Runs until the master closes its end of `link`.
 pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: UnixStream) -> Result<()> {
     let name = orders.name;
-    let settings = AgentSettings::check(&first.documents, &orders.catalog).context("the master's settings")?;
+    let settings =
+        AgentSettings::check(&first.documents, &orders.catalog).context("the master's settings")?;
     let host = host(orders.stream.host);
     let limits = &settings.limits;
-    let outbound =
-        Outbound::start(link, limits, limits.worker(name)).context("start the outbound thread")?;
+    let outbound = Outbound::start(link, limits, limits.worker(name)).context("start the outbound thread")?;
     let teller = ProcReader::new("/proc").read_process(std::process::id()).unwrap_or_default();
     let post = Arc::new(Mutex::new(Post {
         worker: name,
@@ -107,7 +105,9 @@ fn noticed(stuck: &Mutex<BTreeMap<&'static str, Stuck>>, overrun: Overrun) {
     let share = cpu.as_secs_f64() / running.as_secs_f64().max(0.001);
     let spins = share >= SPINNING;
     warn!(app, ?running, ?cpu, spins, "a turn does not end");
-    if told == 0 && let Some(tid) = rustix::thread::Pid::from_raw(tid) {
+    if told == 0
+        && let Some(tid) = rustix::thread::Pid::from_raw(tid)
+    {
         // The others of this worker go first from now on.
         if let Err(error) = rustix::process::setpriority_process(Some(tid), 19) {
             warn!(app, %error, "the app's thread keeps its priority");
@@ -143,7 +143,11 @@ impl ReportingWorker {
             let stop = (self.wait(longest)? && self.obey()) || self.post().outbound.broken();
             let spinning = self.spinning();
             if let Some(app) = spinning {
-                error!(app, worker = self.name.as_str(), "an app spins; the worker ends, to be started without it");
+                error!(
+                    app,
+                    worker = self.name.as_str(),
+                    "an app spins; the worker ends, to be started without it"
+                );
             }
             if stop || spinning.is_some() {
                 self.finish();
@@ -170,7 +174,8 @@ impl ReportingWorker {
     /// Waits for a word of the master; whether there is one.
     fn wait(&self, longest: Duration) -> Result<bool> {
         // An open batch is closed in time.
-        let longest = longest.min(Duration::from_millis(if self.post().outbound.is_gathering() { 100 } else { 1000 }));
+        let longest =
+            longest.min(Duration::from_millis(if self.post().outbound.is_gathering() { 100 } else { 1000 }));
         let mut fds = [PollFd::new(&self.inbox, PollFlags::IN)];
         let longest = Timespec { tv_sec: 0, tv_nsec: i64::from(longest.subsec_nanos()) };
         match poll(&mut fds, Some(&longest)) {

@@ -5,7 +5,7 @@ use watchfire_detect::{DetectSettings, Engine, load_rules};
 use watchfire_event::{StreamId, UnixNanos};
 use watchfire_wire::v1;
 
-use crate::settings::AgentSettings;
+use crate::settings::RawRules;
 
 /// The most faults told to the server; the log has all.
 const FAULTS_TOLD: usize = 50;
@@ -17,13 +17,10 @@ pub(crate) struct LoadedRules {
     pub(crate) faults: Vec<v1::RuleFault>,
 }
 
-/// Loads the pack and the directories the settings name. A broken rule is told and left out.
-pub(crate) fn load(settings: &AgentSettings, stream: StreamId, booted: UnixNanos) -> LoadedRules {
-    let detect = DetectSettings {
-        pack: settings.rules.pack,
-        dirs: settings.rules.dirs.clone(),
-        ..DetectSettings::default()
-    };
+/// Loads the pack and the directories named. A broken rule is told and left out.
+pub(crate) fn load(settings: &RawRules, stream: StreamId, booted: UnixNanos) -> LoadedRules {
+    let detect =
+        DetectSettings { pack: settings.pack, dirs: settings.dirs.clone(), ..DetectSettings::default() };
     let loaded = load_rules(&detect);
     for fault in &loaded.faults {
         warn!(%fault, "rule left out");

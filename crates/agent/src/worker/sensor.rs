@@ -1,245 +1,233 @@
-//! The sensor worker: one loop that polls its sources, resolves sightings to events, has them judged, and sends both on.
+//! The sensor worker: its apps take turns on one thread, and what they saw goes through the pipeline.
 //!
-//! One thread on purpose: events of one process are judged in order, and nothing is shared. The kernel's rings are the
-//! queue in front of it; the outbound queue behind it never makes it wait.
+//! The kernel's rings are the queue in front of it; the outbound queue behind it never makes it wait.
 
-use std::collections::BTreeMap;
-use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
-use tracing::info;
-use watchfire_detect::Engine;
-use watchfire_event::{Books, Counts, Kind, Process, Sighting, Stage, StreamId};
-use watchfire_host::boot_now;
-use watchfire_sensor::{ProcessTable, TableLimits};
+use tracing::{error, info, warn};
+use watchfire_app::{
+    AppChange, AppKind, Clock, Document, Host, Intake, Lane, LaneSettings, Life, Overrun, Part, PartState,
+    Ready, Watchdog,
+};
+use watchfire_event::{HostId, Sighting};
+use watchfire_pace::{RetryBudget, Stop};
 use watchfire_wire::v1;
 
+use super::WorkerOrders;
+use super::inbox::{Configured, Inbox, Order};
 use super::outbound::Outbound;
-use super::procfs::HostProcesses;
-use super::rules::{self, LoadedRules};
-use super::sources::{Attached, attach};
+use super::pipeline::Pipeline;
+use crate::apps::PROCESSES;
+use crate::catalog::Catalog;
 use crate::own_use::own_use;
 use crate::settings::AgentSettings;
+use crate::workers::WorkerName;
 
-/// The longest wait for a source. Rings without a wakeup, and files that are asked, are looked at this often.
-const TICK: Duration = Duration::from_millis(50);
-/// The most sightings taken from one source before the others have their turn.
-const TURN: usize = 1024;
-/// After a turn that took something the next wait is this short: the kernel side wakes a reader at most every 20 ms, and what
-/// it wrote since is not announced.
-const BUSY_TICK: Duration = Duration::from_millis(20);
 const BOOKS_EVERY: Duration = Duration::from_secs(1);
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// A turn that was told so often has run for eight deadlines: nothing more will come of this worker.
+const HOPELESS: u32 = 3;
+/// The worker's exit status when it gives itself up over a turn that does not end.
+const STUCK: i32 = 70;
+/// All apps together may try again so often in a minute.
+const RETRIES: u32 = 60;
 
-/// What a sensor worker is told.
-pub(crate) struct SensorOrders {
-    pub(crate) stream: StreamId,
-    pub(crate) settings: AgentSettings,
+/// What the apps of a worker share.
+pub(super) fn host(id: HostId) -> Host {
+    let now = Instant::now();
+    Host {
+        id,
+        clock: Clock::new(now),
+        stop: Stop::new(),
+        retries: Arc::new(RetryBudget::per_minute(RETRIES, now)),
+    }
+}
+
+/// The document of an app; one that rests for now counts as switched off.
+pub(super) fn document(settings: &AgentSettings, app: &str, resting: &[String]) -> Document {
+    let mut document = settings
+        .document(app)
+        .cloned()
+        .unwrap_or(Document { enabled: false, settings: serde_json::Value::Object(serde_json::Map::new()) });
+    document.enabled &= !resting.iter().any(|resting| resting == app);
+    document
 }
 
 /// Runs until the master closes its end of `link`.
-pub(crate) fn run(orders: SensorOrders, link: UnixStream) -> Result<()> {
-    // Before the first thread, so that it binds all of them.
-    crate::confinement::report("sensor", &crate::confinement::lock_down_sensor());
-    let incoming = link.try_clone().context("duplicate the link to the master")?;
-    incoming.set_nonblocking(false).context("set up the link to the master")?;
-    let outbound = Outbound::start(link).context("start the outbound thread")?;
-    let booted = watchfire_host::booted();
-    let rules = rules::load(&orders.settings, orders.stream, booted);
-    // Sources first, snapshot second: what starts in between is in both, and known once.
-    let attached = attach(&orders.settings);
-    let processes = HostProcesses::new();
-    let snapshot = processes.snapshot();
-    let mut table = ProcessTable::new(processes, TableLimits::default());
-    table.take_snapshot(snapshot);
-    info!(processes = table.len(), rules = rules.count, "sensor worker ready");
-    let LoadedRules { engine, count, faults } = rules;
-    let worker = SensorWorker {
-        attached,
-        table,
-        engine,
-        rules_loaded: count,
-        rule_faults: faults,
-        outbound,
-        pending: Vec::new(),
-        taken: BTreeMap::new(),
-        resolved: BTreeMap::new(),
-    };
-    worker.outbound.push_status(worker.status());
-    worker.run(incoming)
+pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: UnixStream) -> Result<()> {
+    let settings =
+        AgentSettings::check(&first.documents, &orders.catalog).context("the master's settings")?;
+    let host = host(orders.stream.host);
+    let outbound = Outbound::start(link, &settings.limits, &settings.limits.sensor)
+        .context("start the outbound thread")?;
+    let lane = lane(&orders.catalog.sensor, &settings, &first.resting, &host);
+    let deadline = LaneSettings::default().turn_deadline;
+    let watchdog =
+        Watchdog::start(host.clock.clone(), vec![lane.pulse()], deadline, host.stop.clone(), overrun)
+            .context("start the watchdog")?;
+    let pipeline = Pipeline::new(&settings, orders.stream, host.clock.clone(), outbound);
+    let worker = SensorWorker { catalog: orders.catalog, revision: first.revision, lane, pipeline, inbox };
+    worker.run()?;
+    host.stop.stop();
+    watchdog.join();
+    Ok(())
+}
+
+/// What the sources of this host are: each is started, asked, and given back.
+pub(crate) fn try_sources(catalog: &Catalog, settings: &AgentSettings) -> Vec<Part> {
+    if !rustix::process::geteuid().is_root() {
+        warn!("not running as root: eBPF, audit and secrets need it; the parts tell what is left");
+    }
+    // Which host it is matters to waits alone, and there are none.
+    let host = host(HostId([0; 16]));
+    let mut lane = lane(&catalog.sensor, settings, &[], &host);
+    lane.round(&Ready::default(), &mut Ignored);
+    let parts = lane.status().into_iter().flat_map(|app| app.parts).collect();
+    lane.stop(&mut Ignored);
+    parts
+}
+
+/// Whether some source of processes is in use.
+pub(crate) fn sees_processes(parts: &[Part]) -> bool {
+    parts.iter().any(|part| part.state == PartState::Active && part.gives == PROCESSES)
+}
+
+fn lane(
+    kinds: &[AppKind<Sighting>],
+    settings: &AgentSettings,
+    resting: &[String],
+    host: &Host,
+) -> Lane<Sighting> {
+    let apps = kinds.iter().map(|kind| (kind.clone(), document(settings, kind.name(), resting)));
+    // What one source saw is resolved with what the source of processes saw before.
+    let together = LaneSettings { together: true, ..LaneSettings::default() };
+    Lane::new(host.clone(), together, apps.collect())
+}
+
+/// The sources share a thread, so that one which hangs holds up all: after a while the worker gives up, and the master starts
+/// another.
+fn overrun(overrun: Overrun) {
+    let Overrun { app, running, told, .. } = overrun;
+    error!(app, ?running, "a turn does not end; nothing else is seen meanwhile");
+    if told >= HOPELESS {
+        error!(app, "the sensor worker gives itself up");
+        std::process::exit(STUCK);
+    }
 }
 
 struct SensorWorker {
-    attached: Attached,
-    table: ProcessTable<HostProcesses>,
-    engine: Engine,
-    rules_loaded: u32,
-    rule_faults: Vec<v1::RuleFault>,
-    outbound: Outbound,
-    // Sightings not yet resolved, because the process ring has not been read as far.
-    pending: Vec<Sighting>,
-    taken: BTreeMap<Kind, u64>,
-    resolved: BTreeMap<Kind, u64>,
-}
-
-/// What a turn brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
-    Nothing,
-    Something,
-    /// A source has more than its turn.
-    More,
-}
-
-impl Turn {
-    fn of(count: usize) -> Turn {
-        match count {
-            0 => Turn::Nothing,
-            TURN.. => Turn::More,
-            _ => Turn::Something,
-        }
-    }
+    catalog: Catalog,
+    revision: u64,
+    lane: Lane<Sighting>,
+    pipeline: Pipeline,
+    inbox: Inbox,
 }
 
 impl SensorWorker {
-    fn run(mut self, mut incoming: UnixStream) -> Result<()> {
-        let mut books_due = Instant::now() + BOOKS_EVERY;
-        let mut status_due = Instant::now() + STATUS_EVERY;
-        let mut idle = false;
+    fn run(mut self) -> Result<()> {
+        let mut books_due = Instant::now();
+        let mut status_due = books_due;
         loop {
-            let longest = if idle { TICK } else { BUSY_TICK };
-            let stop = self.wait(&mut incoming, longest)? || self.outbound.broken();
-            let mut turn = self.turn()?;
-            idle = turn == Turn::Nothing;
-            while turn == Turn::More && !stop {
-                turn = self.turn()?;
-            }
-            self.outbound.tick();
+            let longest = books_due.min(status_due).saturating_duration_since(Instant::now());
+            let ready = self.lane.wait(Some(self.inbox.as_fd()), longest).context("wait for the sources")?;
+            let stop = (ready.also && self.obey()) || self.pipeline.outbound.broken();
             let now = Instant::now();
-            if stop || now >= books_due {
-                let books = self.books();
-                self.outbound.push_books(books);
+            if stop {
+                self.finish();
+                return Ok(());
+            }
+            // What a ring holds without having announced it is taken before the books are made.
+            let books = now >= books_due;
+            let round = if books {
+                self.lane.round_of_all(&mut self.pipeline)
+            } else {
+                self.lane.round(&ready, &mut self.pipeline)
+            };
+            self.pipeline.settle(&round);
+            if books {
+                self.push_books();
                 books_due = now + BOOKS_EVERY;
             }
             if now >= status_due {
-                self.outbound.push_status(self.status());
+                self.pipeline.outbound.push_status(self.status());
                 status_due = now + STATUS_EVERY;
             }
-            if stop {
-                self.outbound.finish();
-                return Ok(());
+        }
+    }
+
+    /// Takes a word of the master; whether it was to stop.
+    fn obey(&mut self) -> bool {
+        match self.inbox.next() {
+            Order::Stop => return true,
+            Order::Shed(kinds) => {
+                let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+                info!(?words, "kinds of events given up for now");
+                self.pipeline.shed(kinds);
+            }
+            Order::Configure(Configured { revision, documents, resting }) => {
+                match AgentSettings::check(&documents, &self.catalog) {
+                    Ok(settings) => {
+                        self.revision = revision;
+                        self.configure(&settings, &resting);
+                    }
+                    Err(error) => warn!(%error, revision, "settings refused; those before stay in force"),
+                }
             }
         }
+        false
     }
 
-    /// Waits for a source or the tick; whether the master asked to stop.
-    fn wait(&self, incoming: &mut UnixStream, longest: Duration) -> Result<bool> {
-        let mut fds = vec![PollFd::new(&*incoming, PollFlags::IN)];
-        for source in &self.attached.sources {
-            fds.extend(
-                source.descriptors().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-            );
+    fn configure(&mut self, settings: &AgentSettings, resting: &[String]) {
+        self.pipeline.configure(settings);
+        let names: Vec<&str> = self.lane.names().collect();
+        for name in names {
+            self.lane.configure(name, document(settings, name, resting), &mut self.pipeline);
         }
-        let tick = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::try_from(longest.as_nanos()).expect("a tick is below a second"),
-        };
-        match poll(&mut fds, Some(&tick)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("poll the sources"),
-        }
-        if fds[0].revents().is_empty() {
-            return Ok(false);
-        }
-        // Nothing is sent to a worker yet but the end of its input.
-        let mut byte = [0u8; 64];
-        Ok(incoming.read(&mut byte).map_or(true, |count| count == 0))
+        self.pipeline.outbound.push_status(self.status());
     }
 
-    /// Takes a turn at every source, and resolves what can be.
-    fn turn(&mut self) -> Result<Turn> {
-        let mut outcome = Turn::Nothing;
-        // The source of processes is drained last, so that whatever another source saw, its process is known; and when
-        // it could not be drained to its end, later sightings wait.
-        let mut horizon = None;
-        let taken = &mut self.taken;
-        let pending = &mut self.pending;
-        for source in self.attached.sources.iter_mut().rev() {
-            let mut last = None;
-            let drained = source.drain(TURN, &mut |sighting| {
-                *taken.entry(sighting.kind()).or_default() += 1;
-                last = Some(sighting.at);
-                pending.push(sighting);
-            });
-            let count = drained.with_context(|| format!("drain {}", source.name()))?;
-            outcome = outcome.max(Turn::of(count));
-            horizon = if count >= TURN { last } else { None };
-        }
-        self.pending.sort_by_key(|sighting| sighting.at);
-        let ready = match horizon {
-            Some(horizon) => self.pending.partition_point(|sighting| sighting.at <= horizon),
-            None => self.pending.len(),
-        };
-        let ready: Vec<Sighting> = self.pending.drain(..ready).collect();
-        for sighting in ready {
-            self.judge(sighting);
-        }
-        self.outbound.send_alerts();
-        Ok(outcome)
+    fn finish(mut self) {
+        self.lane.stop(&mut self.pipeline);
+        self.pipeline.settle(&watchfire_app::Round::default());
+        self.push_books();
+        self.pipeline.outbound.push_status(self.status());
+        self.pipeline.outbound.finish();
     }
 
-    fn judge(&mut self, sighting: Sighting) {
-        let event = self.table.resolve(sighting, boot_now());
-        *self.resolved.entry(event.kind()).or_default() += 1;
-        let (table, outbound) = (&self.table, &mut self.outbound);
-        let lineage = |process: &Process| table.ancestors(process);
-        self.engine.judge(&event, &lineage, boot_now, &mut |alert| outbound.push_alert(&alert));
-        self.outbound.push_event(&event);
-    }
-
-    fn books(&mut self) -> Books {
-        let mut books = Books::default();
-        for source in &mut self.attached.sources {
-            books.add(&source.books());
-        }
-        // A loss is told by its source itself; no kernel counter stands behind it.
-        let told = self.taken.get(&Kind::Loss).copied().unwrap_or(0);
-        if told > 0 {
-            *books.entry(Stage::Kernel, Kind::Loss) =
-                Counts { seen: told, passed: told, ..Counts::default() };
-        }
-        for (kind, seen) in &self.taken {
-            let resolved = self.resolved.get(kind).copied().unwrap_or(0);
-            let sensor = books.entry(Stage::Sensor, *kind);
-            sensor.seen = *seen;
-            sensor.passed = resolved;
-            sensor.held = seen - resolved;
-            let detect = books.entry(Stage::Detect, *kind);
-            detect.seen = resolved;
-            detect.passed = resolved;
-        }
-        books
+    fn push_books(&mut self) {
+        let books = self.pipeline.books(self.lane.books());
+        self.pipeline.outbound.push_books(books);
     }
 
     fn status(&self) -> v1::Status {
-        let table = self.table.counts();
-        v1::Status {
-            sensors_attached: self.attached.sees_processes(),
-            sources: self.attached.reports.iter().map(|report| report.to_wire()).collect(),
+        let apps = self.lane.status();
+        let parts: Vec<Part> = apps.iter().flat_map(|app| app.parts.clone()).collect();
+        let running: Vec<Part> =
+            apps.iter().filter(|app| app.life == Life::Running).flat_map(|app| app.parts.clone()).collect();
+        let mut status = v1::Status {
+            sensors_attached: sees_processes(&running),
+            sources: parts.iter().map(super::status::source).collect(),
             r#use: own_use("worker sensor").into_iter().collect(),
-            rule_faults: self.rule_faults.clone(),
-            rules_loaded: self.rules_loaded,
-            alerts_dropped: self.outbound.alerts_dropped(),
-            processes_healed: table.healed,
-            processes_unknown: table.unknown,
-            // The master's to say.
-            breakers: Vec::new(),
-            idle: String::new(),
-            spool: None,
-        }
+            apps: apps.iter().map(|app| super::status::app(WorkerName::Sensor, app)).collect(),
+            configuration_revision: self.revision,
+            ..v1::Status::default()
+        };
+        self.pipeline.tell(&mut status);
+        status
     }
+}
+
+/// Takes nothing.
+struct Ignored;
+
+impl Intake<Sighting> for Ignored {
+    fn take(&mut self, _: usize, _: Sighting) {}
+
+    fn refused(&mut self, _: usize, _: Sighting) {}
+
+    fn changed(&mut self, _: usize, _: AppChange) {}
 }

@@ -55,6 +55,25 @@ struct HostView {
     breakers: Vec<BreakerView>,
     /// What waits on the host's disk; null when the agent has not said.
     spool: Option<SpoolView>,
+    apps: Vec<AppView>,
+    /// The agent's settings in force, by their number; 0 when it has not said.
+    configuration_revision: u64,
+}
+
+/// An app of the agent.
+#[derive(Debug, Serialize)]
+struct AppView {
+    worker: String,
+    app: String,
+    state: String,
+    /// Why it does not run.
+    why: String,
+    starts: u64,
+    failures: u64,
+    panics: u64,
+    facts: u64,
+    limited: u64,
+    overruns: u64,
 }
 
 /// What waits on a host's disk for the server.
@@ -120,6 +139,8 @@ pub(super) async fn hosts(State(shared): State<Arc<Shared>>) -> Result<Response,
             idle: status.map(|status| safe(&status.idle)).unwrap_or_default(),
             breakers: status.map(breakers).unwrap_or_default(),
             spool: status.and_then(|status| status.spool.as_ref()).map(spool),
+            apps: status.map(apps).unwrap_or_default(),
+            configuration_revision: status.map_or(0, |status| status.configuration_revision),
         };
         body.extend(json::line(&view));
     }
@@ -143,6 +164,22 @@ fn breakers(status: &watchfire_wire::v1::Status) -> Vec<BreakerView> {
         cool_down_ms: breaker.cool_down_millis,
     };
     status.breakers.iter().map(view).collect()
+}
+
+fn apps(status: &watchfire_wire::v1::Status) -> Vec<AppView> {
+    let view = |app: &watchfire_wire::v1::AppStatus| AppView {
+        worker: safe(&app.worker),
+        app: safe(&app.app),
+        state: safe(&app.state),
+        why: safe(&app.why),
+        starts: app.starts,
+        failures: app.failures,
+        panics: app.panics,
+        facts: app.facts,
+        limited: app.limited,
+        overruns: app.overruns,
+    };
+    status.apps.iter().map(view).collect()
 }
 
 fn spool(spool: &watchfire_wire::v1::SpoolStatus) -> SpoolView {

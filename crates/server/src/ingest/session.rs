@@ -426,6 +426,13 @@ fn bounded(mut status: v1::Status) -> v1::Status {
     for usage in &mut status.r#use {
         truncate(&mut usage.role, MAX_WORDS);
     }
+    status.apps.truncate(64);
+    for app in &mut status.apps {
+        truncate(&mut app.worker, MAX_WORDS);
+        truncate(&mut app.app, MAX_WORDS);
+        truncate(&mut app.state, MAX_WORDS);
+        truncate(&mut app.why, 1024);
+    }
     status.breakers.truncate(64);
     for breaker in &mut status.breakers {
         truncate(&mut breaker.name, MAX_WORDS);
