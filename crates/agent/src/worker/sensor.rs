@@ -61,6 +61,7 @@ pub(super) fn document(settings: &AgentSettings, app: &str, resting: &[String]) 
 pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: UnixStream) -> Result<()> {
     let settings =
         AgentSettings::check(&first.documents, &orders.catalog).context("the master's settings")?;
+    warn_unless_root();
     let host = host(orders.stream.host);
     let outbound = Outbound::start(link, &settings.limits, &settings.limits.sensor)
         .context("start the outbound thread")?;
@@ -79,9 +80,7 @@ pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: U
 
 /// What the sources of this host are: each is started, asked, and given back.
 pub(crate) fn try_sources(catalog: &Catalog, settings: &AgentSettings) -> Vec<Part> {
-    if !rustix::process::geteuid().is_root() {
-        warn!("not running as root: eBPF, audit and secrets need it; the parts tell what is left");
-    }
+    warn_unless_root();
     // Which host it is matters to waits alone, and there are none.
     let host = host(HostId([0; 16]));
     let mut lane = lane(&catalog.sensor, settings, &[], &host);
