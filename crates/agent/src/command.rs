@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::control;
 use crate::doctor::{self, Patient};
 use crate::master::{self, MasterOrders};
+use crate::plugin_command::PluginCommand;
 use crate::settings::{self, AgentSettings};
 use crate::worker::{self, WorkerOrders};
 use crate::workers::WorkerName;
@@ -34,6 +35,9 @@ pub enum AgentCommand {
     Config(ConfigArgs),
     /// Say what works on this host, what does not, why, and what to do; exit status 1 when processes cannot be seen.
     Doctor(DoctorArgs),
+    /// Sign and check external plug-ins.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Be a worker; started by the master only.
     #[command(hide = true, subcommand)]
     Worker(WorkerCommand),
@@ -182,6 +186,7 @@ impl AgentCommand {
                 print_sources(&parts, args.json).context("print the sources")
             }
             AgentCommand::Config(args) => configure(&args),
+            AgentCommand::Plugin(command) => command.execute(),
             AgentCommand::Doctor(args) => {
                 let settings = AgentSettings::load(args.config.as_deref(), &catalog)?;
                 let (state_dir, lock) = (&args.state_dir, &args.lock);
@@ -263,4 +268,23 @@ fn print_sources(parts: &[Part], json: bool) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(version)]
+    struct Cli {
+        #[command(subcommand)]
+        _command: AgentCommand,
+    }
+
+    #[test]
+    fn no_two_arguments_have_one_name() {
+        Cli::command().debug_assert();
+    }
 }

@@ -46,17 +46,24 @@ fn reporting_capabilities() -> CapabilitySet {
 
 /// How the master starts a worker.
 pub(crate) fn of(worker: WorkerName, limits: &RawWorkerLimits) -> Confinement {
-    let mib = |mib: u32| u64::from(mib) << 20;
     let capabilities = match worker {
         WorkerName::Sensor => sensor_capabilities(),
         WorkerName::Collector | WorkerName::Scanner | WorkerName::Extension => reporting_capabilities(),
     };
     Confinement {
+        // Without root there is nothing to cut, and nothing to keep.
+        capabilities: rustix::process::geteuid().is_root().then_some(capabilities),
+        ..in_the_background(limits)
+    }
+}
+
+/// What holds for whatever the master starts.
+pub(crate) fn in_the_background(limits: &RawWorkerLimits) -> Confinement {
+    let mib = |mib: u32| u64::from(mib) << 20;
+    Confinement {
         nice: Some(limits.nice),
         io_priority: Some(IoPriority::Lowest),
         open_files: Some(OPEN_FILES),
-        // Without root there is nothing to cut, and nothing to keep.
-        capabilities: rustix::process::geteuid().is_root().then_some(capabilities),
         cgroup: CgroupLimits {
             cpu_percent: Some(limits.cpu_cap_percent),
             cpu_weight: None,

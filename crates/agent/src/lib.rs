@@ -7,6 +7,8 @@
 //! What keeps it from hurting its host: `master.rs` starts each worker (`workers.rs`, `worker_process.rs`) under `confinement.rs`, watches it and
 //! the host (`watch.rs`), and stops it while a breaker is open. Each change is an event (`reports.rs`).
 //!
+//! External plug-ins: `plugins.rs` (`plugin_command.rs`: keys and signatures).
+//!
 //! Settings: `settings.rs` (checked) ← `configuration.rs` (file, applied, kept) ← `control.rs` (`watchfire-agent config`); `catalog.rs` lists
 //! the apps.
 
@@ -22,6 +24,8 @@ mod master;
 mod notify;
 mod outbox;
 mod own_use;
+mod plugin_command;
+mod plugins;
 mod reports;
 mod settings;
 mod uplink;
@@ -34,6 +38,7 @@ mod workers;
 pub use catalog::Catalog;
 pub use command::AgentCommand;
 pub use configuration::read_untrusted;
+pub use plugins::RawPlugins;
 pub use settings::{
     AgentSettings, RawHostLimits, RawLimits, RawRules, RawSpool, RawUplink, RawWorkerLimits, SettingsError,
     SpoolWhenFull,

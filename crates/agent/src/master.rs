@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tracing::{error, info, warn};
-use watchfire_confine::CgroupHome;
+use watchfire_confine::{CgroupHome, Confinement};
 use watchfire_event::{BootNanos, StreamId};
 use watchfire_host::Identity;
 use watchfire_logfile::LogFile;
@@ -31,11 +31,13 @@ use crate::lock::AgentLock;
 use crate::notify::{ServiceManager, Word};
 use crate::outbox::{Outbox, WorkerLife};
 use crate::own_use::own_use;
+use crate::plugins::PluginRelay;
 use crate::reports::Teller;
+use crate::settings::{RawLimits, RawWorkerLimits};
 use crate::uplink::Uplink;
 use crate::watch::{HostWatch, WorkerWatch};
 use crate::worker_process::WorkerProcess;
-use crate::workers::{Supervised, WorkerName};
+use crate::workers::{Role, Supervised, WorkerName};
 
 /// What is on its way to the server when the master stops has this long to be acknowledged.
 const UPLINK_GRACE: Duration = Duration::from_secs(4);
@@ -158,15 +160,14 @@ impl Master {
         let seed = host_seed(&identity);
         let limits = &configuration.settings().limits;
         let host = HostWatch::new(limits, seed, now);
-        let workers = WorkerName::ALL
-            .iter()
-            .filter(|name| !orders.catalog.names(**name).is_empty())
+        let own = WorkerName::ALL.iter().filter(|name| !orders.catalog.names(**name).is_empty());
+        let workers = own
             .map(|name| {
                 let watch = WorkerWatch::new(name.as_str(), limits, limits.worker(*name), seed, now);
-                Supervised::new(*name, watch, now)
+                Supervised::new(name.as_str(), Role::Worker(*name), watch, now)
             })
             .collect();
-        Master {
+        let mut master = Master {
             teller: Teller::new(outbox.clone(), now),
             orders,
             identity,
@@ -183,6 +184,34 @@ impl Master {
             status_due: now,
             service: ServiceManager::find(),
             ready: false,
+        };
+        master.find_plugins(now);
+        master
+    }
+
+    /// Takes in the plug-ins whose manifests are there, and lets go of those whose are not.
+    fn find_plugins(&mut self, now: Instant) {
+        let settings = self.configuration.settings();
+        let found: Vec<(String, Role)> =
+            settings.plugins.find().into_iter().map(|(name, path)| (name, Role::Plugin(path))).collect();
+        let known = |worker: &Supervised| found.iter().any(|(_, role)| *role == worker.role);
+        for gone in self.workers.iter_mut().filter(|worker| matches!(worker.role, Role::Plugin(_))) {
+            if !known(gone) {
+                gone.stop();
+            }
+        }
+        self.workers.retain(|worker| matches!(worker.role, Role::Worker(_)) || known(worker));
+        let limits = &settings.limits;
+        for (name, role) in found {
+            match self.workers.iter_mut().find(|worker| worker.role == role) {
+                Some(worker) => worker.try_again(now),
+                None => {
+                    let name = format!("plugin-{name}");
+                    let watch =
+                        WorkerWatch::new(&name, limits, &limits.plugin, host_seed(&self.identity), now);
+                    self.workers.push(Supervised::new(&name, role, watch, now));
+                }
+            }
         }
     }
 
@@ -230,19 +259,19 @@ impl Master {
         let before = std::mem::replace(&mut self.looked, now);
         for index in 0..self.workers.len() {
             let worker = &mut self.workers[index];
-            let name = worker.name;
+            let name = worker.name.clone();
             let changes = worker.watch.look(now);
             if !(lets_work && worker.watch.lets_work()) && worker.process.is_some() {
-                warn!(worker = name.as_str(), "the worker is stopped until the breaker lets it back");
+                warn!(worker = &*name, "the worker is stopped until the breaker lets it back");
                 worker.stop();
             }
             if !changes.is_empty() {
                 self.status_due = now;
             }
-            self.tell_changes(&format!("worker {}", name.as_str()), &changes);
+            self.tell_changes(&format!("worker {name}"), &changes);
             let worker = &mut self.workers[index];
             if worker.rest_ended(before, now) {
-                info!(worker = name.as_str(), "an app's rest is over");
+                info!(worker = &*name, "an app's rest is over");
                 send_settings(worker, &self.configuration, now);
             }
             shed(worker, &self.configuration);
@@ -263,53 +292,104 @@ impl Master {
     fn start_workers(&mut self, now: Instant) -> Result<()> {
         for index in 0..self.workers.len() {
             let worker = &self.workers[index];
-            if self.host.lets_work() && worker.may_start(now) && self.wanted(worker.name) {
-                self.start_worker(index)
-                    .with_context(|| format!("start the {} worker", self.workers[index].name.as_str()))?;
+            if !(self.host.lets_work() && worker.may_start(now) && self.wanted(&worker.role)) {
+                continue;
+            }
+            let name = worker.name.clone();
+            match worker.role.clone() {
+                Role::Worker(role) => {
+                    self.start_worker(index, role).with_context(|| format!("start the {name} worker"))?;
+                }
+                Role::Plugin(manifest) => {
+                    if let Err(error) = self.start_plugin(index, &manifest) {
+                        let why = format!("{error:#}");
+                        error!(worker = &*name, why, "the plug-in is not started");
+                        self.teller.tell("worker", &[("worker", &name), ("state", "refused"), ("why", &why)]);
+                        self.workers[index].refused(why, now, &mut self.random);
+                    }
+                }
             }
         }
         Ok(())
     }
 
     /// A worker none of whose apps is switched on is not started.
-    fn wanted(&self, name: WorkerName) -> bool {
+    fn wanted(&self, role: &Role) -> bool {
         let settings = self.configuration.settings();
-        let mut apps = self.orders.catalog.names(name).into_iter();
-        apps.any(|app| settings.document(app).is_some_and(|document| document.enabled))
+        match role {
+            Role::Worker(name) => {
+                let mut apps = self.orders.catalog.names(*name).into_iter();
+                apps.any(|app| settings.document(app).is_some_and(|document| document.enabled))
+            }
+            Role::Plugin(_) => plugin_name(role).is_some_and(|name| settings.plugins.enabled(&name)),
+        }
     }
 
-    fn start_worker(&mut self, index: usize) -> Result<()> {
-        let now = Instant::now();
+    fn next_life(&mut self) -> WorkerLife {
+        self.last_life = BootNanos(watchfire_host::boot_now().0.max(self.last_life.0 + 1));
+        WorkerLife(self.last_life.0)
+    }
+
+    fn start_worker(&mut self, index: usize, role: WorkerName) -> Result<()> {
         // A worker numbers its alerts in a stream of its own: their ids come from there. To the server all workers' frames go
         // in the one stream of this master.
-        self.last_life = BootNanos(watchfire_host::boot_now().0.max(self.last_life.0 + 1));
+        let life = self.next_life();
         let stream =
-            StreamId { host: self.identity.host, boot: self.identity.boot, incarnation: self.last_life };
-        let life = WorkerLife(stream.incarnation.0);
+            StreamId { host: self.identity.host, boot: self.identity.boot, incarnation: BootNanos(life.0) };
         let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
         let (notices, outbox) = (self.notices.clone(), self.outbox.clone());
-        let (name, slot) = (self.workers[index].name, self.workers[index].slot());
-        let relay = move |incoming| {
+        let slot = self.workers[index].slot();
+        let relay = move |_tgid: u32, incoming: UnixStream| {
             let status = |status| {
                 // One that waits to be fetched was announced.
-                if slot.put(status) && notices.send(Notice::Status(life)).is_err() {
-                    warn!("the master is ending already");
+                if slot.put(status) {
+                    announce(&notices, life);
                 }
             };
-            relay(name, incoming, life, &outbox, status);
+            relay(role, incoming, life, &outbox, status);
             outbox.worker_ended(life);
-            if notices.send(Notice::WorkerEnded(life)).is_err() {
-                warn!("the master is ending already");
-            }
+            ended(&notices, life);
         };
         let limits = &self.configuration.settings().limits;
-        let confinement = crate::confinement::of(name, limits.worker(name));
-        let mut command = self.command(name, stream, theirs.into());
+        let confinement = crate::confinement::of(role, limits.worker(role));
+        let command = self.command(role, stream, theirs.into());
+        self.begin(index, life, command, confinement, ours, relay)
+    }
+
+    fn start_plugin(&mut self, index: usize, manifest: &Path) -> Result<()> {
+        let settings = self.configuration.settings();
+        let name = plugin_name(&self.workers[index].role).context("a manifest's file has a name")?;
+        let package = settings.plugins.open(&name, manifest)?;
+        let limits = settings.limits.plugin.clone();
+        let confinement = crate::plugins::confinement(&package.manifest, &package.folder, &limits);
+        let life = self.next_life();
+        let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
+        let command = crate::plugins::command(package, theirs.into(), self.orders.log.is_some());
+        let notices = self.notices.clone();
+        let slot = self.workers[index].slot();
+        let plugin = PluginRelay { name: name.into(), outbox: self.outbox.clone(), slot, limits };
+        let relay = move |tgid: u32, incoming: UnixStream| {
+            plugin.run(tgid, incoming, || announce(&notices, life));
+            ended(&notices, life);
+        };
+        self.begin(index, life, command, confinement, ours, relay)
+    }
+
+    fn begin(
+        &mut self,
+        index: usize,
+        life: WorkerLife,
+        mut command: Command,
+        confinement: Confinement,
+        link: UnixStream,
+        relay: impl FnOnce(u32, UnixStream) + Send + 'static,
+    ) -> Result<()> {
+        let now = Instant::now();
+        let name = self.workers[index].name.clone();
         let home = self.home.as_ref();
-        let mut process = WorkerProcess::start(name.as_str(), &mut command, &confinement, home, ours, relay)?;
+        let mut process = WorkerProcess::start(name.clone(), &mut command, &confinement, home, link, relay)?;
         if let (Some(output), Some(log)) = (process.output(), &self.orders.log) {
-            crate::worker_log::relay(name.as_str(), output, log.clone())
-                .context("read what the worker prints")?;
+            crate::worker_log::relay(name, output, log.clone()).context("read what the worker prints")?;
         }
         let worker = &mut self.workers[index];
         worker.watch.begin(process.tgid(), now);
@@ -329,17 +409,17 @@ impl Master {
         let now = Instant::now();
         // One that was stopped is gone from here already, and its notice comes late.
         let Some(worker) = self.workers.iter_mut().find(|worker| worker.life() == Some(life)) else { return };
-        let name = worker.name;
+        let name = worker.name.clone();
         let Some(why) = worker.ended(now, &mut self.random) else { return };
         self.status_due = now;
-        self.teller.tell("worker", &[("worker", name.as_str()), ("state", "ended"), ("why", &why)]);
+        self.teller.tell("worker", &[("worker", &name), ("state", "ended"), ("why", &why)]);
     }
 
     fn take_status(&mut self, life: WorkerLife) {
         let Some(worker) = self.workers.iter_mut().find(|worker| worker.life() == Some(life)) else { return };
         worker.take_status();
         // What the server shows is mostly of the sensors.
-        if worker.name == WorkerName::Sensor {
+        if worker.is(WorkerName::Sensor) {
             self.status_due = Instant::now();
         }
     }
@@ -374,7 +454,7 @@ impl Master {
 
     /// Why the sensor worker does not run; empty when it does.
     fn idle(&self) -> String {
-        let sensor = self.workers.iter().find(|worker| worker.name == WorkerName::Sensor);
+        let sensor = self.workers.iter().find(|worker| worker.is(WorkerName::Sensor));
         let Some(sensor) = sensor.filter(|worker| worker.process.is_none()) else { return String::new() };
         let why =
             self.host.idle_because().or_else(|| sensor.watch.idle_because()).or_else(|| sensor.ended.clone());
@@ -439,17 +519,24 @@ impl Master {
         let limits = &self.configuration.settings().limits;
         self.host.limit(limits, seed, now);
         for worker in &mut self.workers {
-            worker.watch.limit(limits, limits.worker(worker.name), seed, now);
+            worker.watch.limit(limits, limits_of(limits, &worker.role), seed, now);
             send_settings(worker, &self.configuration, now);
         }
         // A worker that has nothing left to do ends; one whose cgroup has other caps now is started again under them.
         for index in 0..self.workers.len() {
-            let name = self.workers[index].name;
-            let caps = crate::confinement::of(name, self.configuration.settings().limits.worker(name));
-            if !self.wanted(name) || self.workers[index].caps_differ(&caps) {
+            let worker = &self.workers[index];
+            let other_caps = match worker.role {
+                Role::Worker(name) => {
+                    let limits = &self.configuration.settings().limits;
+                    worker.caps_differ(&crate::confinement::of(name, limits.worker(name)))
+                }
+                Role::Plugin(_) => false,
+            };
+            if !self.wanted(&worker.role) || other_caps {
                 self.workers[index].stop();
             }
         }
+        self.find_plugins(now);
         self.status_due = now;
     }
 
@@ -479,19 +566,47 @@ fn host_seed(identity: &Identity) -> u64 {
     u64::from_le_bytes(identity.host.0[..8].try_into().expect("eight of sixteen bytes"))
 }
 
+fn limits_of<'l>(limits: &'l RawLimits, role: &Role) -> &'l RawWorkerLimits {
+    match role {
+        Role::Worker(name) => limits.worker(*name),
+        Role::Plugin(_) => &limits.plugin,
+    }
+}
+
+/// A plug-in's name, as its manifest's file has it.
+fn plugin_name(role: &Role) -> Option<String> {
+    match role {
+        Role::Worker(_) => None,
+        Role::Plugin(manifest) => crate::plugins::name_of(manifest),
+    }
+}
+
+fn announce(notices: &mpsc::Sender<Notice>, life: WorkerLife) {
+    if notices.send(Notice::Status(life)).is_err() {
+        warn!("the master is ending already");
+    }
+}
+
+fn ended(notices: &mpsc::Sender<Notice>, life: WorkerLife) {
+    if notices.send(Notice::WorkerEnded(life)).is_err() {
+        warn!("the master is ending already");
+    }
+}
+
 /// Tells a worker what is in force.
 fn send_settings(worker: &mut Supervised, configuration: &Configuration, now: Instant) {
-    let configure = Configure {
-        revision: configuration.revision(),
-        document: configuration.settings().whole().to_string(),
-        resting: worker.resting(now),
+    let settings = configuration.settings();
+    let document = match plugin_name(&worker.role) {
+        None => settings.whole().to_string(),
+        Some(plugin) => settings.plugins.document(&plugin).to_string(),
     };
+    let configure = Configure { revision: configuration.revision(), document, resting: worker.resting(now) };
     worker.send(&MasterFrame { body: Some(master_frame::Body::Configure(configure)) });
 }
 
 /// Has the sensors give up what the worker's strain asks for, or take it back.
 fn shed(worker: &mut Supervised, configuration: &Configuration) {
-    if worker.name != WorkerName::Sensor {
+    if !worker.is(WorkerName::Sensor) {
         return;
     }
     let kinds: Vec<u32> =

@@ -14,6 +14,7 @@ use watchfire_pace::BreakerSettings;
 use watchfire_spool::{SpoolSettings, WhenFull};
 
 use crate::catalog::Catalog;
+use crate::plugins::RawPlugins;
 use crate::workers::WorkerName;
 
 /// Why settings were refused. Those before stay in force; at the start the agent does not start, and says so.
@@ -432,6 +433,7 @@ pub struct AgentSettings {
     pub(crate) uplink: RawUplink,
     pub(crate) spool: RawSpool,
     pub(crate) limits: RawLimits,
+    pub(crate) plugins: RawPlugins,
     apps: BTreeMap<&'static str, Document>,
     /// Every document with its defaults filled in.
     whole: Value,
@@ -457,6 +459,7 @@ impl AgentSettings {
         let uplink = part("uplink", documents, &mut whole)?;
         let spool = part("spool", documents, &mut whole)?;
         let limits = part("limits", documents, &mut whole)?;
+        let plugins = part("plugins", documents, &mut whole)?;
         let mut apps = BTreeMap::new();
         for (name, checked) in catalog.check(documents) {
             let checked = checked?;
@@ -467,7 +470,7 @@ impl AgentSettings {
             let known: Vec<&str> = whole.keys().map(String::as_str).collect();
             return Err(SettingsError::Unknown { name: name.clone(), known: known.join(", ") });
         }
-        Ok(AgentSettings { rules, uplink, spool, limits, apps, whole: Value::Object(whole) })
+        Ok(AgentSettings { rules, uplink, spool, limits, plugins, apps, whole: Value::Object(whole) })
     }
 
     /// The document of an app; `None` where there is no such app.

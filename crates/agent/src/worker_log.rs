@@ -1,6 +1,7 @@
 //! What a worker prints, a line at a time, into the agent's log: under its own limit, so that no worker can fill it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
 use std::thread;
 
 use watchfire_logfile::{LogFile, Severity};
@@ -10,7 +11,7 @@ const LINE_LIMIT: u64 = 32 << 10;
 
 /// Reads `output` to its end in a thread of its own. The thread ends with the worker that holds the other end.
 pub(crate) fn relay(
-    worker: &'static str,
+    worker: Arc<str>,
     output: impl Read + Send + 'static,
     log: LogFile,
 ) -> std::io::Result<()> {
@@ -18,7 +19,7 @@ pub(crate) fn relay(
         let mut output = BufReader::new(output);
         while let Some(line) = next(&mut output) {
             let (severity, text) = told(&line);
-            log.relay(severity, worker, text);
+            log.relay(severity, &worker, text);
         }
     })?;
     Ok(())
@@ -74,7 +75,7 @@ mod tests {
         let settings = LogSettings::new(dir.path().join("agent.log"));
         let log = LogFile::open(&settings).unwrap();
         let (output, mut worker) = std::io::pipe().unwrap();
-        relay("sensor", output, log.clone()).unwrap();
+        relay("sensor".into(), output, log.clone()).unwrap();
         let flood = vec![b'x'; 100_000];
         for _ in 0..50 {
             std::io::Write::write_all(&mut worker, &flood).unwrap();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStderr, Command, ExitStatus};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ pub(crate) const CGROUP_GRACE: Duration = Duration::from_secs(1);
 
 /// A running worker.
 pub(crate) struct WorkerProcess {
-    name: &'static str,
+    name: Arc<str>,
     child: Child,
     cgroup: Option<Cgroup>,
     link: UnixStream,
@@ -42,20 +43,22 @@ struct Outgoing {
 }
 
 impl WorkerProcess {
-    /// Starts `command` under `confinement`. `link` is the master's end; `relay` runs until the worker closes the other.
+    /// Starts `command` under `confinement`. `link` is the master's end; `relay` is told the worker's tgid, and runs until the
+    /// worker closes the other.
     pub(crate) fn start(
-        name: &'static str,
+        name: Arc<str>,
         command: &mut Command,
         confinement: &Confinement,
         home: Option<&CgroupHome>,
         link: UnixStream,
-        relay: impl FnOnce(UnixStream) + Send + 'static,
+        relay: impl FnOnce(u32, UnixStream) + Send + 'static,
     ) -> Result<Self> {
         let incoming = link.try_clone().context("duplicate the worker's link")?;
         let Confined { child, cgroup, applied } =
-            confinement.spawn(command, home, name).context("start this executable again")?;
-        crate::confinement::report(name, &applied);
-        info!(worker = name, tgid = child.id(), "worker started");
+            confinement.spawn(command, home, &name).context("start the executable")?;
+        crate::confinement::report(&name, &applied);
+        info!(worker = &*name, tgid = child.id(), "worker started");
+        let tgid = child.id();
         let mut process = WorkerProcess {
             name,
             child,
@@ -65,7 +68,7 @@ impl WorkerProcess {
             relay: None,
             started: Instant::now(),
         };
-        let spawned = thread::Builder::new().name("relay".into()).spawn(move || relay(incoming));
+        let spawned = thread::Builder::new().name("relay".into()).spawn(move || relay(tgid, incoming));
         match spawned {
             Ok(relay) => process.relay = Some(relay),
             Err(error) => {
@@ -90,7 +93,7 @@ impl WorkerProcess {
         let bytes = frame.encode_to_vec();
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if bytes.len() > MAX_FRAME || self.outgoing.bytes.len() + bytes.len() > MAX_UNREAD {
-            error!(worker = self.name, bytes = bytes.len(), "the worker does not read; ending it");
+            error!(worker = &*self.name, bytes = bytes.len(), "the worker does not read; ending it");
             self.end();
             return;
         }
@@ -113,7 +116,7 @@ impl WorkerProcess {
                 Err(Errno::AGAIN) => {
                     let since = *self.outgoing.since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= READS_WITHIN {
-                        error!(worker = self.name, "the worker does not read; ending it");
+                        error!(worker = &*self.name, "the worker does not read; ending it");
                         self.end();
                     }
                     return;
@@ -131,7 +134,7 @@ impl WorkerProcess {
         self.outgoing.bytes.clear();
         self.outgoing.since = None;
         if let Err(error) = self.child.kill() {
-            warn!(worker = self.name, %error, "kill the worker");
+            warn!(worker = &*self.name, %error, "kill the worker");
         }
     }
 
@@ -145,10 +148,10 @@ impl WorkerProcess {
     /// The end of its input tells the worker to stop.
     pub(crate) fn stop(mut self) {
         if let Err(error) = self.link.shutdown(Shutdown::Write) {
-            warn!(worker = self.name, %error, "the worker was already gone");
+            warn!(worker = &*self.name, %error, "the worker was already gone");
         }
         if let Some(status) = self.reap(GRACE) {
-            info!(worker = self.name, %status, "worker stopped");
+            info!(worker = &*self.name, %status, "worker stopped");
         }
         self.clear();
     }
@@ -161,16 +164,16 @@ impl WorkerProcess {
                 Ok(None) => thread::sleep(Duration::from_millis(10)),
                 Ok(Some(status)) => return Some(status),
                 Err(error) => {
-                    warn!(worker = self.name, %error, "wait for the worker");
+                    warn!(worker = &*self.name, %error, "wait for the worker");
                     break;
                 }
             }
         }
-        warn!(worker = self.name, ?grace, "the worker did not end in time; killing it");
+        warn!(worker = &*self.name, ?grace, "the worker did not end in time; killing it");
         match self.child.kill().and_then(|()| self.child.wait()) {
             Ok(status) => Some(status),
             Err(error) => {
-                warn!(worker = self.name, %error, "kill the worker");
+                warn!(worker = &*self.name, %error, "kill the worker");
                 None
             }
         }
@@ -181,17 +184,17 @@ impl WorkerProcess {
         if let Some(cgroup) = self.cgroup.take() {
             let outcome = cgroup.kill_all(CGROUP_GRACE).and_then(|()| cgroup.remove(CGROUP_GRACE));
             if let Err(error) = outcome {
-                warn!(worker = self.name, %error, "its cgroup stays; the agent's next start removes it");
+                warn!(worker = &*self.name, %error, "its cgroup stays; the agent's next start removes it");
             }
         }
         // The worker's end of the link is closed: the relay has seen the end, or sees it now.
         if let Err(error) = self.link.shutdown(Shutdown::Both) {
-            tracing::debug!(worker = self.name, %error, "the link was closed already");
+            tracing::debug!(worker = &*self.name, %error, "the link was closed already");
         }
         if let Some(relay) = self.relay.take()
             && relay.join().is_err()
         {
-            error!(worker = self.name, "the relay's thread panicked");
+            error!(worker = &*self.name, "the relay's thread panicked");
         }
     }
 }

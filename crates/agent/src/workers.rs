@@ -1,6 +1,7 @@
 //! The workers, as the master sees them: what each is called, and one's life after another.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ const RESPAWN: BackoffSettings = BackoffSettings {
 /// A worker that ended so many times in a row, none of its lives steady, is parked: started once in [`PARKED`].
 const PARK_AFTER: u32 = 12;
 const PARKED: Duration = Duration::from_secs(900);
+/// A plug-in that was refused is looked at again this often at most.
+const REFUSED: Duration = Duration::from_secs(30);
 /// How long an app rests that brought its worker down.
 const REST: BackoffSettings = BackoffSettings {
     first: Duration::from_secs(60),
@@ -61,9 +64,20 @@ impl WorkerName {
     }
 }
 
-/// One worker over all its lives.
+/// What a supervised process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A worker: this executable again.
+    Worker(WorkerName),
+    /// An external plug-in, by its manifest.
+    Plugin(PathBuf),
+}
+
+/// One worker or plug-in over all its lives.
 pub(crate) struct Supervised {
-    pub(crate) name: WorkerName,
+    /// A worker's word, or a plug-in's name behind `plugin-`: in the log, the reports, the name of its cgroup.
+    pub(crate) name: Arc<str>,
+    pub(crate) role: Role,
     pub(crate) watch: WorkerWatch,
     pub(crate) process: Option<(WorkerLife, WorkerProcess)>,
     /// What it last said of itself in this life.
@@ -103,9 +117,10 @@ impl Slot {
 }
 
 impl Supervised {
-    pub(crate) fn new(name: WorkerName, watch: WorkerWatch, now: Instant) -> Self {
+    pub(crate) fn new(name: &str, role: Role, watch: WorkerWatch, now: Instant) -> Self {
         Supervised {
-            name,
+            name: name.into(),
+            role,
             watch,
             process: None,
             status: None,
@@ -209,7 +224,7 @@ impl Supervised {
         let (tgid, lived) = (process.tgid(), process.started.elapsed());
         self.take_status();
         let status = process.ended().map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
-        error!(worker = self.name.as_str(), status, tgid, ?lived, "a worker ended");
+        error!(worker = &*self.name, status, tgid, ?lived, "a worker ended");
         if lived >= STEADY {
             self.respawn.reset();
         }
@@ -217,7 +232,7 @@ impl Supervised {
         let deaths = self.respawn.failures();
         let wait = if deaths >= PARK_AFTER { PARKED } else { wait };
         self.not_before = now + wait;
-        let mut told = format!("the {} worker ended ({status}), {deaths} times in a row", self.name.as_str());
+        let mut told = format!("{} ended ({status}), {deaths} times in a row", self.name);
         for app in self.stuck() {
             let rest = self
                 .resting
@@ -227,9 +242,28 @@ impl Supervised {
             told =
                 format!("{told}; {app} rests for {} s", rest.until.saturating_duration_since(now).as_secs());
         }
-        warn!(worker = self.name.as_str(), ?wait, deaths, "starting the worker again after a wait");
+        warn!(worker = &*self.name, ?wait, deaths, "starting the worker again after a wait");
         self.ended = Some(told.clone());
         Some(told)
+    }
+
+    /// It could not be started: it is tried again after a wait.
+    pub(crate) fn refused(&mut self, why: String, now: Instant, random: &mut Random) {
+        self.not_before = now + self.respawn.next_wait(random).max(REFUSED);
+        self.ended = Some(why);
+    }
+
+    /// Other settings or files are there: it may be started now.
+    pub(crate) fn try_again(&mut self, now: Instant) {
+        if self.process.is_none() {
+            self.not_before = now;
+            self.respawn.reset();
+        }
+    }
+
+    /// Whether it is the worker of this name.
+    pub(crate) fn is(&self, name: WorkerName) -> bool {
+        self.role == Role::Worker(name)
     }
 
     /// Ends it in order.

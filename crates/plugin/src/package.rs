@@ -15,7 +15,7 @@ pub const MANIFEST_SUFFIX: &str = ".manifest.json";
 /// How its signature's does.
 pub const SIGNATURE_SUFFIX: &str = ".manifest.sig";
 const MAX_MANIFEST: u64 = 64 << 10;
-const MAX_EXECUTABLE: u64 = 1 << 30;
+const MAX_EXECUTABLE: u64 = 256 << 20;
 /// Plug-ins that one folder may hold.
 const MOST: usize = 32;
 
@@ -143,7 +143,7 @@ impl Package {
 /// SHA-256 of an open file.
 ///
 /// # Errors
-/// It cannot be read, or is longer than a gibibyte.
+/// It cannot be read, or is longer than 256 MiB.
 pub fn digest(file: &File, path: &Path) -> Result<[u8; 32], PackageError> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 << 10];

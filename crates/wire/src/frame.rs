@@ -23,11 +23,13 @@ pub enum FrameError {
     /// The stream failed or ended inside a frame.
     #[error("read or write a frame")]
     Io(#[from] io::Error),
-    /// The peer announced more than [`MAX_FRAME`].
-    #[error("a frame of {length} bytes is over the limit of {MAX_FRAME}")]
+    /// The peer announced more than it may send.
+    #[error("a frame of {length} bytes is over the limit of {limit}")]
     TooLong {
         /// Announced length in bytes.
         length: usize,
+        /// The limit in bytes.
+        limit: usize,
     },
     /// The bytes are no such message.
     #[error("a frame of {length} bytes is no valid message")]
@@ -47,8 +49,23 @@ pub fn read_frame<M: Message + Default>(stream: &mut impl Read) -> Result<Option
         .map_err(|source| FrameError::Malformed { length: bytes.len(), source })
 }
 
+/// The same from a peer that is allowed less: `limit` bytes, at most [`MAX_FRAME`].
+pub fn read_frame_within<M: Message + Default>(
+    stream: &mut impl Read,
+    limit: usize,
+) -> Result<Option<M>, FrameError> {
+    let Some(bytes) = read_raw_within(stream, limit.min(MAX_FRAME))? else { return Ok(None) };
+    M::decode(bytes.as_slice())
+        .map(Some)
+        .map_err(|source| FrameError::Malformed { length: bytes.len(), source })
+}
+
 /// Reads one frame's bytes without opening them; `None` at the end of the stream between two frames.
 pub fn read_raw_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, FrameError> {
+    read_raw_within(stream, MAX_FRAME)
+}
+
+fn read_raw_within(stream: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
     let mut prefix = [0u8; 4];
     match stream.read(&mut prefix) {
         Ok(0) => return Ok(None),
@@ -57,8 +74,8 @@ pub fn read_raw_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>, FrameEr
         Err(error) => return Err(error.into()),
     }
     let length = u32::from_be_bytes(prefix) as usize;
-    if length > MAX_FRAME {
-        return Err(FrameError::TooLong { length });
+    if length > limit {
+        return Err(FrameError::TooLong { length, limit });
     }
     let mut bytes = vec![0u8; length];
     stream.read_exact(&mut bytes)?;
@@ -73,7 +90,7 @@ pub fn write_frame(stream: &mut impl Write, message: &impl Message) -> Result<()
 /// Writes the bytes of one encoded message as one frame.
 pub fn write_raw_frame(stream: &mut impl Write, message: &[u8]) -> Result<(), FrameError> {
     if message.len() > MAX_FRAME {
-        return Err(FrameError::TooLong { length: message.len() });
+        return Err(FrameError::TooLong { length: message.len(), limit: MAX_FRAME });
     }
     let length = u32::try_from(message.len()).expect("MAX_FRAME fits in 32 bits");
     let mut frame = Vec::with_capacity(4 + message.len());
@@ -121,7 +138,10 @@ mod tests {
     #[test]
     fn a_length_over_the_limit_is_refused_before_its_bytes_are_read() {
         let mut stream = [0xff, 0xff, 0xff, 0xff, 1, 2].as_slice();
-        assert!(matches!(read_raw_frame(&mut stream), Err(FrameError::TooLong { length: 0xffff_ffff })));
+        assert!(matches!(
+            read_raw_frame(&mut stream),
+            Err(FrameError::TooLong { length: 0xffff_ffff, limit: MAX_FRAME })
+        ));
         assert_eq!(stream.len(), 2);
     }
 

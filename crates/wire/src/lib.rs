@@ -27,7 +27,7 @@ pub use batch::{BatchBuilder, batch_counts, decode_batch, known_word};
 pub use books::{decode_books, encode_books};
 pub use frame::{
     FrameError, MAX_FRAME, PROTOCOL, batch_in_frame, decode_agent_frame, frame_around_batch, read_frame,
-    read_raw_frame, write_frame, write_raw_frame,
+    read_frame_within, read_raw_frame, write_frame, write_raw_frame,
 };
 pub use process::ConversionError;
 pub use relay::{ClosedBatch, RENUMBERING_ADDS};

@@ -24,6 +24,8 @@ const SLACK: usize = 1 << 20;
 const MOST_ALERT_BYTES: usize = 4 << 20;
 /// How long the master's own event may wait for company.
 const OWN_AGE: Duration = Duration::from_millis(100);
+/// The most that is gathered, in bytes: as the workers do.
+const OWN_WEIGHT: usize = 128 << 10;
 /// Books that are due wait this long for the queue to be empty; then they say what it holds.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(1);
 /// From so long an outage on, events that are worth it have a copy in the spool.
@@ -124,6 +126,17 @@ impl Live {
             self.own_since = now;
         }
         self.own.push(event);
+        if self.own.weight() >= OWN_WEIGHT {
+            self.gather_own(now, true);
+        }
+    }
+
+    /// An event of the agent's own that nobody is to have.
+    pub(super) fn drop_own(&mut self, kind: Kind, now: Instant) {
+        let one: Tally = [(kind, 1)].into_iter().collect();
+        self.books.own(&one);
+        self.books.lost(DropReason::RateLimited, &one);
+        self.ledger_due.get_or_insert(now);
     }
 
     /// When what is held back here is due without anything else happening.

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tracing::{info, warn};
-use watchfire_event::{BootNanos, Event, StreamId};
+use watchfire_event::{BootNanos, Event, Kind, StreamId};
 use watchfire_host::Identity;
 use watchfire_wire::v1::{self, agent_frame::Body};
 use watchfire_wire::{ConversionError, PROTOCOL};
@@ -143,6 +143,11 @@ impl Outbox {
     pub(crate) fn push_own_event(&self, event: &Event) {
         self.shared.lock().live.push_own(event, Instant::now());
         self.shared.changed.notify_all();
+    }
+
+    /// An event that could not be taken for its teller's limit: it is in the books alone.
+    pub(crate) fn drop_own(&self, kind: Kind) {
+        self.shared.lock().live.drop_own(kind, Instant::now());
     }
 
     /// No more will come from any worker.

@@ -9,23 +9,42 @@ use std::process::Command;
 /// Where a worker finds its link.
 const LINK_DESCRIPTOR: i32 = 3;
 
+/// Where a plug-in finds the file it is executed from: an interpreter opens it once more.
+pub(crate) const EXECUTABLE_DESCRIPTOR: i32 = 4;
+
 /// Makes the child of `command` find `link` at descriptor 3. The parent's copy closes when `command` is dropped.
 pub(crate) fn inherit_link(command: &mut Command, link: OwnedFd) {
-    let place = move || {
-        let from = link.as_raw_fd();
-        // SAFETY: dup2 and fcntl take integers only and are async-signal-safe, as code between fork and exec must be.
-        let result = unsafe {
-            if from == LINK_DESCRIPTOR {
-                // dup2 onto itself would leave close-on-exec set.
-                libc::fcntl(LINK_DESCRIPTOR, libc::F_SETFD, 0)
-            } else {
-                libc::dup2(from, LINK_DESCRIPTOR)
+    // SAFETY: the closure allocates nothing, takes no lock, and calls only async-signal-safe functions.
+    unsafe { command.pre_exec(move || place(link.as_raw_fd(), LINK_DESCRIPTOR)) };
+}
+
+/// The same, and `executable` at descriptor 4.
+pub(crate) fn inherit_link_and_executable(command: &mut Command, link: OwnedFd, executable: OwnedFd) {
+    let place_both = move || {
+        let (link, mut executable) = (link.as_raw_fd(), executable.as_raw_fd());
+        // Whichever comes first must not take the other's place.
+        if executable == LINK_DESCRIPTOR {
+            // SAFETY: F_DUPFD takes integers only and is async-signal-safe.
+            executable = unsafe { libc::fcntl(executable, libc::F_DUPFD, EXECUTABLE_DESCRIPTOR + 1) };
+            if executable < 0 {
+                return Err(io::Error::last_os_error());
             }
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        }
+        place(link, LINK_DESCRIPTOR)?;
+        place(executable, EXECUTABLE_DESCRIPTOR)
     };
     // SAFETY: the closure allocates nothing, takes no lock, and calls only async-signal-safe functions.
-    unsafe { command.pre_exec(place) };
+    unsafe { command.pre_exec(place_both) };
+}
+
+/// Moves a descriptor to a number at which the next program finds it.
+fn place(from: i32, to: i32) -> io::Result<()> {
+    // SAFETY: dup2 and fcntl take integers only and are async-signal-safe, as code between fork and exec must be.
+    let result = unsafe {
+        // dup2 onto itself would leave close-on-exec set.
+        if from == to { libc::fcntl(to, libc::F_SETFD, 0) } else { libc::dup2(from, to) }
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Takes the link a master left at descriptor 3; an error when this process is not a worker's.

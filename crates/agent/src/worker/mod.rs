@@ -21,7 +21,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, Result};
 use watchfire_event::StreamId;
 
-pub(crate) use link::{inherit_link, take_link};
+pub(crate) use link::{EXECUTABLE_DESCRIPTOR, inherit_link, inherit_link_and_executable, take_link};
 pub(crate) use sensor::{sees_processes, try_sources};
 
 use crate::catalog::Catalog;

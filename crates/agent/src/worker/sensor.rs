@@ -95,6 +95,12 @@ pub(crate) fn sees_processes(parts: &[Part]) -> bool {
     parts.iter().any(|part| part.state == PartState::Active && part.gives == PROCESSES)
 }
 
+fn warn_unless_root() {
+    if !rustix::process::geteuid().is_root() {
+        warn!("not running as root: eBPF, audit and secrets need it; `watchfire sources` tells what is left");
+    }
+}
+
 fn lane(
     kinds: &[AppKind<Sighting>],
     settings: &AgentSettings,
