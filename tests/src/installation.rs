@@ -182,6 +182,17 @@ impl Begun {
         Ok(Installation { begun: self, token: token.trim().to_owned() })
     }
 
+    /// SIGKILL, to the program alone; what it had started is left to itself.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn kill(mut self) -> Result<()> {
+        self.started = descendants(self.child.id());
+        self.signal(Signal::KILL)?;
+        self.child.wait().context("wait for the killed program")?;
+        Ok(())
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid =
             i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a child has a tgid")?;
@@ -194,7 +205,8 @@ impl Drop for Begun {
     fn drop(&mut self) {
         self.started = alive_or_new(&self.started, self.child.id());
         let running = matches!(self.child.try_wait(), Ok(None));
-        if running && self.signal(Signal::TERM).is_ok() {
+        // A frozen one could not end.
+        if running && self.signal(Signal::CONT).is_ok() && self.signal(Signal::TERM).is_ok() {
             eventually(STOP_WITHIN, || self.child.try_wait().context("ask for the exit status")).ok();
         }
         self.child.kill().ok();
@@ -291,6 +303,22 @@ impl Installation {
     /// The agent's processes.
     pub fn agent_processes(&self) -> Vec<(u32, u64)> {
         descendants(self.begun.child.id())
+    }
+
+    /// SIGSTOP, to `watchfire up` alone: its agent runs on, and the server is there and does not answer.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn freeze(&self) -> Result<()> {
+        self.begun.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn thaw(&self) -> Result<()> {
+        self.begun.signal(Signal::CONT)
     }
 
     /// SIGTERM; how it ended and how long that took.

@@ -40,9 +40,9 @@ use crate::worker_process::WorkerProcess;
 use crate::workers::{Role, Supervised, WorkerName};
 
 /// What is on its way to the server when the master stops has this long to be acknowledged.
-const UPLINK_GRACE: Duration = Duration::from_secs(4);
-/// What is not acknowledged then has this long to be put on the disk.
-const SHELVE_GRACE: Duration = Duration::from_secs(2);
+const UPLINK_GRACE: Duration = Duration::from_secs(2);
+/// What is not acknowledged then has this long to be put on the disk. Both together are less than whoever stops an agent waits.
+const SHELVE_GRACE: Duration = Duration::from_millis(1500);
 /// Processes and cgroups of an earlier life have this long to be gone.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 /// How often the master speaks of the agent as a whole, besides when something changes.

@@ -81,15 +81,15 @@ impl Settings for RawRules {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawUplink {
-    /// Events that wait for the server or its acknowledgement, in KiB, 256 to 1048576. Beyond it the newest are dropped,
-    /// and counted.
+    /// Events that wait in memory for the server or its acknowledgement, in KiB, 256 to 1048576. Beyond it the newest go to the spool
+    /// as far as they are worth it; the others are dropped, and counted.
     pub backlog_kib: u32,
     /// Frames of up to 16 alerts that wait likewise, 16 to 1000000.
     pub backlog_alerts: u32,
 }
 
 impl Default for RawUplink {
-    /// 6 MiB keep the master below 12 MB; alerts are few, and a thousand of them is a bad day.
+    /// 6 MiB keep the master near 12 MB; alerts are few, and a thousand of them is a bad day.
     fn default() -> Self {
         RawUplink { backlog_kib: 6144, backlog_alerts: 1024 }
     }

@@ -155,6 +155,12 @@ impl Lake {
         self.inner().streams.last(stream)
     }
 
+    /// Highest batch of a stream that was appended, and its books at exactly that point.
+    pub fn position(&self, stream: StreamId) -> (u64, Books) {
+        let inner = self.inner();
+        (inner.streams.last(stream), inner.streams.books(stream))
+    }
+
     /// Highest batch of a stream that is durable: what may be acknowledged.
     pub fn durable_sequence(&self, stream: StreamId) -> u64 {
         self.inner().streams.durable(stream)

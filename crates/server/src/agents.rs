@@ -147,6 +147,14 @@ impl Agents {
         self.update(stream, |agent| agent.connections = agent.connections.saturating_sub(1));
     }
 
+    /// How many connections of this stream are open.
+    pub(crate) fn connections(&self, stream: StreamId) -> u32 {
+        let by_host = self.lock();
+        let known =
+            by_host.get(&stream.host).and_then(|agents| agents.all().find(|agent| agent.stream == stream));
+        known.map_or(0, |agent| agent.connections)
+    }
+
     /// Changes what is known of the agent behind `stream`; nothing happens when that is forgotten.
     pub(crate) fn update(&self, stream: StreamId, change: impl FnOnce(&mut AgentState)) {
         let mut by_host = self.lock();

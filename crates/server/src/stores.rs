@@ -59,8 +59,9 @@ impl Stores {
         self.lake.flush().map(drop)
     }
 
-    pub(crate) fn last_batch(&self, stream: StreamId) -> u64 {
-        self.lake.last_sequence(stream)
+    /// The last batch of a stream, and its books at exactly that point.
+    pub(crate) fn position(&self, stream: StreamId) -> (u64, Books) {
+        self.lake.position(stream)
     }
 
     pub(crate) fn books(&self, stream: StreamId) -> Books {

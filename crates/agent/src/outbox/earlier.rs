@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use watchfire_event::{BootId, BootNanos, DropReason, HostId, StreamId};
 use watchfire_wire::v1::{self, agent_frame::Body};
-use watchfire_wire::{SpooledContent, SpooledFrame, encode_books};
+use watchfire_wire::{PROTOCOL, SpooledContent, SpooledFrame, encode_books};
 
 use super::books::LastBooks;
 use super::encode;
@@ -44,7 +44,7 @@ impl Earlier {
     pub(super) fn new(stream: StreamId, hello: v1::Hello, found: Found, books: LastBooks) -> Self {
         Earlier {
             stream,
-            hello: v1::Hello { earlier: true, ..hello },
+            hello: v1::Hello { protocol: PROTOCOL, earlier: true, ..hello },
             batches: found.events.lane(),
             alerts: found.alerts.lane(),
             books,

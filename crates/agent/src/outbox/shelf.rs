@@ -3,26 +3,23 @@
 //! Each turn it does the first of: copy a frame that should survive, bring back what was on the disk alone, release what is
 //! delivered, sync, write the books. While the server is there and quick only alerts and, now and then, the books touch the disk.
 
-use std::collections::HashMap;
+mod copy;
+mod read;
+
 use std::path::PathBuf;
-use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
-use watchfire_event::{DropReason, Kind, StreamId, UnixNanos};
-use watchfire_spool::{Appended, Spool, SpoolError, SpoolSettings};
+use watchfire_event::{Kind, StreamId, UnixNanos};
+use watchfire_spool::{Spool, SpoolSettings};
 use watchfire_wire::v1;
-use watchfire_wire::{
-    BatchBuilder, SpooledContent, SpooledFrame, batch_in_frame, decode_batch, decode_books, encode_books,
-    frame_around_batch,
-};
+use watchfire_wire::{SpooledFrame, decode_books, encode_books};
 
+use self::copy::Waiting;
 use super::books::LastBooks;
 use super::earlier::{Earlier, Found, stream_of};
-use super::lane::{Copy, Lane, Wish};
-use super::live::all_kept;
 use super::lives::{Life, LivesFile};
-use super::tally::{Amount, Tally};
+use super::tally::Tally;
 use super::{Shared, State};
 
 /// Between two tries to open a spool that could not be opened.
@@ -32,10 +29,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How often the books are written while they change.
 const BOOKS_EVERY: Duration = Duration::from_secs(5);
-/// Of what comes back from the disk at most so much waits in memory, for each lane.
-const READ_AHEAD: usize = 512 << 10;
-/// The most earlier streams replayed after one pass over the spool.
-const MOST_EARLIER: usize = 256;
 /// Streams that no server takes are passed over; so many are remembered.
 const MOST_GIVEN_UP: usize = 64;
 /// The longest sleep: nothing here is due without a time of its own.
@@ -107,28 +100,6 @@ enum Job {
     Release(u64),
     Sync,
     WriteBooks(Vec<Life>),
-}
-
-/// A frame to be copied.
-struct Waiting {
-    first: u64,
-    last: u64,
-    frame: Arc<[u8]>,
-    /// The events in it; none for alerts.
-    events: Tally,
-    alerts: u64,
-}
-
-/// What of a frame goes to the disk.
-struct Kept {
-    frame: Vec<u8>,
-    events: Tally,
-}
-
-/// A record that made room.
-struct Evicted {
-    number: u64,
-    spooled: SpooledFrame,
 }
 
 impl Shelf {
@@ -319,297 +290,6 @@ impl Shelf {
         }
     }
 
-    /// Reads through the spool for streams of earlier lives. Records of the present one were put there by this thread.
-    fn list_earlier(&mut self, shared: &Shared) {
-        let Some(spool) = &mut self.spool else { return };
-        spool.rewind();
-        let mut order: Vec<(StreamId, UnixNanos)> = Vec::new();
-        let mut found: HashMap<StreamId, Found> = HashMap::new();
-        self.unlisted_from = None;
-        let mut unreadable = 0u64;
-        loop {
-            let (number, record) = match spool.next() {
-                Ok(Some(next)) => next,
-                Ok(None) => break,
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "a segment of the spool cannot be read");
-                    continue;
-                }
-            };
-            self.newest = self.newest.max(number);
-            let spooled = match SpooledFrame::decode(&record) {
-                Ok(spooled) => spooled,
-                Err(_) => {
-                    unreadable += 1;
-                    continue;
-                }
-            };
-            if spooled.stream == self.stream || self.given_up.contains(&spooled.stream) {
-                continue;
-            }
-            if !found.contains_key(&spooled.stream) {
-                if order.len() >= MOST_EARLIER {
-                    self.unlisted_from.get_or_insert(number);
-                    continue;
-                }
-                order.push((spooled.stream, spooled.booted));
-            }
-            found.entry(spooled.stream).or_default().add(number, &spooled);
-        }
-        spool.rewind();
-        self.in_hand = None;
-        if unreadable > 0 {
-            error!(unreadable, "records of the spool are no frames; they are left out");
-        }
-        let mut state = shared.lock();
-        self.pass = Some(demotions(&state));
-        let mut listed = Vec::new();
-        for (stream, booted) in order {
-            let found = found.remove(&stream).unwrap_or_default();
-            let known = state.earlier.iter().position(|earlier| earlier.stream == stream);
-            let known = known.and_then(|index| state.earlier.remove(index));
-            listed.push(match known {
-                Some(known) => Earlier::new(stream, known.hello, found, known.books),
-                None => Earlier::new(stream, self.hello_of(stream, booted), found, LastBooks::default()),
-            });
-        }
-        // Those that left nothing but books come first: they take no time.
-        state.earlier.extend(listed);
-        state.listed = true;
-        let streams = state.earlier.len();
-        if streams > 0 {
-            info!(streams, "earlier lives of the agent have something left to hand over");
-        }
-        shared.changed.notify_all();
-    }
-
-    fn hello_of(&self, stream: StreamId, booted: UnixNanos) -> v1::Hello {
-        v1::Hello {
-            host: stream.host.0.to_vec(),
-            boot: stream.boot.0.to_vec(),
-            incarnation: stream.incarnation.0,
-            booted: booted.0,
-            ..self.like.clone()
-        }
-    }
-
-    fn copy_alerts(&mut self, shared: &Shared, now: Instant, waiting: &Waiting) {
-        let content = SpooledContent::Alerts(waiting.alerts);
-        let outcome = self.append(shared, now, waiting, content, waiting.frame.to_vec());
-        if let Some(outcome) = outcome {
-            shared.lock().live.alerts.copied(waiting.first, outcome.copy(waiting.alerts));
-        }
-    }
-
-    fn copy_batch(&mut self, shared: &Shared, now: Instant, waiting: &Waiting) {
-        let kept = keep(waiting, &self.kinds);
-        let copy = match kept {
-            Err(reason) => Copy::Refused { kept: waiting.events.clone(), reason },
-            Ok(kept) if kept.events.is_nothing() => {
-                Copy::Refused { kept: Tally::default(), reason: DropReason::QueueFull }
-            }
-            Ok(kept) => {
-                let content = SpooledContent::Events(kept.events.iter().collect());
-                match self.append(shared, now, waiting, content, kept.frame) {
-                    Some(outcome) => outcome.copy(kept.events),
-                    None => return,
-                }
-            }
-        };
-        shared.lock().live.batches.copied(waiting.first, copy);
-    }
-
-    /// Writes a record; `None` when the disk failed and it should be tried again.
-    fn append(
-        &mut self,
-        shared: &Shared,
-        now: Instant,
-        waiting: &Waiting,
-        content: SpooledContent,
-        frame: Vec<u8>,
-    ) -> Option<Outcome> {
-        let (stream, booted) = (self.stream, self.booted);
-        let record =
-            SpooledFrame { stream, booted, first: waiting.first, last: waiting.last, content, frame }
-                .encode();
-        let spool = self.spool.as_mut()?;
-        let mut evicted = Vec::new();
-        let appended = spool.append(&record, &mut |number, record| {
-            if let Ok(spooled) = SpooledFrame::decode(record) {
-                evicted.push(Evicted { number, spooled: SpooledFrame { frame: Vec::new(), ..spooled } });
-            }
-        });
-        self.account_evicted(shared, evicted, now);
-        match appended {
-            Ok(Appended::Stored { number }) => {
-                self.newest = self.newest.max(number);
-                self.unsynced = true;
-                self.works();
-                Some(Outcome::Stored(number))
-            }
-            Ok(Appended::Refused) | Err(SpoolError::RecordSize { .. }) => Some(Outcome::Full),
-            Err(error) => {
-                self.failed(now, &error);
-                None
-            }
-        }
-    }
-
-    fn failed(&mut self, now: Instant, error: &SpoolError) {
-        if self.rest_until.is_none() {
-            error!(error = error as &dyn std::error::Error, "the spool failed; will retry");
-        }
-        self.rest_until = Some(now + RETRY);
-        self.trouble = error.to_string();
-    }
-
-    fn works(&mut self) {
-        if self.rest_until.take().is_some() {
-            info!("the spool can be written again");
-        }
-        self.trouble.clear();
-    }
-
-    fn account_evicted(&mut self, shared: &Shared, evicted: Vec<Evicted>, now: Instant) {
-        if evicted.is_empty() {
-            return;
-        }
-        let mut state = shared.lock();
-        let state = &mut *state;
-        for Evicted { number, spooled } in evicted {
-            if self.in_hand.as_ref().is_some_and(|(in_hand, _)| *in_hand == number) {
-                // It was read before it went.
-                continue;
-            }
-            let first = spooled.first;
-            let earlier = state.earlier.iter_mut().find(|earlier| earlier.stream == spooled.stream);
-            match (&spooled.content, earlier) {
-                (SpooledContent::Events(counts), earlier) => {
-                    let events: Tally = counts.iter().copied().collect();
-                    if spooled.stream == self.stream {
-                        let lost = state.live.batches.evicted(number, first, &events).unwrap_or_default();
-                        state.live.lost_events(DropReason::SpoolFull, &lost, now);
-                    } else if let Some(earlier) = earlier {
-                        let lost = earlier.batches.evicted(number, first, &events).unwrap_or_default();
-                        earlier.lost_events(DropReason::SpoolFull, &lost);
-                    }
-                }
-                (SpooledContent::Alerts(count), earlier) => {
-                    if spooled.stream == self.stream {
-                        let lost = state.live.alerts.evicted(number, first, count).unwrap_or(0);
-                        state.live.alerts_dropped += lost;
-                    } else if let Some(earlier) = earlier {
-                        let lost = earlier.alerts.evicted(number, first, count).unwrap_or(0);
-                        state.live.alerts_dropped += lost;
-                        earlier.alerts_lost += lost;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether reading on would bring a lane forward.
-    fn may_read(&self, state: &State) -> bool {
-        let front = state.earlier.front();
-        match &self.in_hand {
-            Some((_, spooled)) => self.wish(state, spooled) != Wish::Later,
-            None if state.earlier.is_empty() && self.unlisted_from.is_some() => true,
-            None => {
-                hungry(state.live.connected, &state.live.batches, &state.live.alerts)
-                    || front
-                        .is_some_and(|earlier| hungry(earlier.connected, &earlier.batches, &earlier.alerts))
-            }
-        }
-    }
-
-    /// What a record is to the lane it belongs to.
-    fn wish(&self, state: &State, spooled: &SpooledFrame) -> Wish {
-        let (batches, alerts, ready) = if spooled.stream == self.stream {
-            (&state.live.batches, &state.live.alerts, state.live.connected)
-        } else {
-            let Some(index) = state.earlier.iter().position(|earlier| earlier.stream == spooled.stream)
-            else {
-                return Wish::Pass;
-            };
-            let earlier = &state.earlier[index];
-            (&earlier.batches, &earlier.alerts, index == 0 && earlier.connected)
-        };
-        let room = if ready { READ_AHEAD } else { 0 };
-        match spooled.content {
-            SpooledContent::Events(_) => batches.wish(spooled.first, spooled.last, room),
-            SpooledContent::Alerts(_) => alerts.wish(spooled.first, spooled.last, room),
-        }
-    }
-
-    fn read(&mut self, shared: &Shared, now: Instant) {
-        if self.in_hand.is_none() {
-            let relist = {
-                let state = shared.lock();
-                state.earlier.is_empty() && self.unlisted_from.is_some()
-            };
-            if relist {
-                return self.list_earlier(shared);
-            }
-            let Some(spool) = &mut self.spool else { return };
-            match spool.next() {
-                Ok(Some((number, record))) => match SpooledFrame::decode(&record) {
-                    Ok(spooled) => self.in_hand = Some((number, spooled)),
-                    // Told when the spool was opened.
-                    Err(_) => return,
-                },
-                Ok(None) => return self.read_to_the_end(shared, now),
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "a segment of the spool cannot be read");
-                    return;
-                }
-            }
-        }
-        let Some((number, spooled)) = self.in_hand.take() else { return };
-        let mut state = shared.lock();
-        match self.wish(&state, &spooled) {
-            Wish::Later => self.in_hand = Some((number, spooled)),
-            Wish::Pass => {}
-            Wish::Load => {
-                load(&mut state, self.stream, number, spooled);
-                drop(state);
-                shared.changed.notify_all();
-            }
-        }
-    }
-
-    /// A lane waits for records, and there are none any more: either they lie before the place where this pass began to read, or
-    /// they are gone.
-    fn read_to_the_end(&mut self, shared: &Shared, now: Instant) {
-        let Some(spool) = &mut self.spool else { return };
-        let mut state = shared.lock();
-        let state = &mut *state;
-        let demotions = demotions(state);
-        if self.pass != Some(demotions) {
-            self.pass = Some(demotions);
-            spool.rewind();
-            return;
-        }
-        // The next pass begins anew.
-        self.pass = None;
-        let lost = state.live.batches.give_up_span();
-        let mut alerts = state.live.alerts.give_up_span();
-        let mut events = lost.total();
-        state.live.lost_events(DropReason::SpoolFailed, &lost, now);
-        if let Some(earlier) = state.earlier.front_mut() {
-            let lost = earlier.batches.give_up_span();
-            events += lost.total();
-            earlier.lost_events(DropReason::SpoolFailed, &lost);
-            let lost = earlier.alerts.give_up_span();
-            earlier.alerts_lost += lost;
-            alerts += lost;
-        }
-        state.live.alerts_dropped += alerts;
-        if events + alerts > 0 {
-            error!(events, alerts, "records of the spool cannot be read any more; what they held is lost");
-        }
-        shared.changed.notify_all();
-    }
-
     /// Streams that no server takes must not keep the others waiting for ever.
     fn drop_futile(&mut self, state: &mut State) {
         let futile = |earlier: &mut Earlier| !earlier.connected && earlier.is_futile();
@@ -712,46 +392,6 @@ impl Shelf {
     }
 }
 
-/// What `append` came to.
-enum Outcome {
-    Stored(u64),
-    Full,
-}
-
-impl Outcome {
-    fn copy<A>(self, kept: A) -> Copy<A> {
-        match self {
-            Outcome::Stored(number) => Copy::Stored { number, kept },
-            Outcome::Full => Copy::Refused { kept, reason: DropReason::SpoolFull },
-        }
-    }
-}
-
-fn load(state: &mut MutexGuard<'_, State>, live: StreamId, number: u64, spooled: SpooledFrame) {
-    let SpooledFrame { stream, first, last, content, frame, .. } = spooled;
-    let (batches, alerts) = if stream == live {
-        let live = &mut state.live;
-        (&mut live.batches, &mut live.alerts)
-    } else {
-        let Some(earlier) = state.earlier.iter_mut().find(|earlier| earlier.stream == stream) else { return };
-        (&mut earlier.batches, &mut earlier.alerts)
-    };
-    match content {
-        SpooledContent::Events(counts) => {
-            batches.load(number, first, last, frame, counts.into_iter().collect());
-        }
-        SpooledContent::Alerts(count) => alerts.load(number, first, last, frame, count),
-    }
-}
-
-fn hungry(connected: bool, batches: &Lane<Tally>, alerts: &Lane<u64>) -> bool {
-    connected && (batches.is_hungry(READ_AHEAD) || alerts.is_hungry(READ_AHEAD))
-}
-
-fn demotions(state: &State) -> u64 {
-    state.live.batches.demotions() + state.live.alerts.demotions()
-}
-
 /// The lives that have something left to say, oldest first; the present one last.
 fn lives_of(state: &State) -> Vec<Life> {
     let mut lives: Vec<Life> = state
@@ -767,24 +407,4 @@ fn lives_of(state: &State) -> Vec<Life> {
         lives.push(Life { hello: Some(state.hello.clone()), ledger });
     }
     lives
-}
-
-/// What of a batch goes to the disk.
-fn keep(waiting: &Waiting, kinds: &[Kind]) -> Result<Kept, DropReason> {
-    if all_kept(&waiting.events, kinds) {
-        return Ok(Kept { frame: waiting.frame.to_vec(), events: waiting.events.clone() });
-    }
-    let batch = batch_in_frame(&waiting.frame).ok_or(DropReason::Malformed)?;
-    let events = decode_batch(batch).map_err(|error| {
-        error!(error = &error as &dyn std::error::Error, "a worker's batch cannot be opened");
-        DropReason::Malformed
-    })?;
-    let mut builder = BatchBuilder::new();
-    events.iter().filter(|event| kinds.contains(&event.kind())).for_each(|event| builder.push(event));
-    let events: Tally = builder.counts().collect();
-    if !events.beyond(&waiting.events).is_nothing() {
-        error!("a worker's batch holds other events than it claims");
-        return Err(DropReason::Malformed);
-    }
-    Ok(Kept { frame: frame_around_batch(&builder.finish(waiting.first)), events })
 }

@@ -22,6 +22,10 @@ const SYNC_AFTER: Duration = Duration::from_millis(100);
 /// Pauses between tries while a store refuses (a full disk).
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// A connection that its agent has left is read to its end in this time. One that is still open then was taken over by another
+/// agent with the same identity; both are served.
+const PREDECESSOR_LEAVES: Duration = Duration::from_secs(3);
+const PREDECESSOR_LOOK: Duration = Duration::from_millis(10);
 /// Longest text of a Hello that is kept.
 const MAX_WORDS: usize = 256;
 
@@ -171,9 +175,10 @@ impl<'a> Session<'a> {
         // An agent that is not welcomed in time comes again: were its earlier connections not given up, a disk that stays full
         // would collect them. Nothing is lost by that, for nothing was taken yet.
         let waits = || !link.hung_up();
+        wait_for_predecessor(shared, stream, waits)?;
+        let (last_batch, lake) = shared.stores.position(stream);
         // What an earlier connection left unsynced is about to be promised.
         retried_while(shared, "sync events", waits, || shared.stores.sync())?;
-        let last_batch = shared.stores.last_batch(stream);
         let last_alert =
             retried_while(shared, "read last alert", waits, || shared.stores.last_alert(stream))?;
         // An earlier life of the agent is not what the host is now.
@@ -186,7 +191,7 @@ impl<'a> Session<'a> {
             return Err(SessionError::TooManyHosts);
         }
         let acked = v1::Ack { last_batch, last_alert };
-        let books = books_so_far(&shared.stores.books(stream));
+        let books = books_so_far(&lake);
         let session = Session {
             link,
             shared,
@@ -360,6 +365,23 @@ fn books_so_far(lake: &Books) -> Books {
         }
     }
     books
+}
+
+/// An agent that connects again has left its connection before; what it sent there may still be on its way into the store, and would
+/// come a second time.
+fn wait_for_predecessor(
+    shared: &Shared,
+    stream: StreamId,
+    peer_waits: impl Fn() -> bool,
+) -> Result<(), SessionError> {
+    let until = Instant::now() + PREDECESSOR_LEAVES;
+    while shared.agents.connections(stream) > 0 && Instant::now() < until && !shared.stopping() {
+        if !peer_waits() {
+            return Err(SessionError::PeerLeft);
+        }
+        std::thread::sleep(PREDECESSOR_LOOK);
+    }
+    Ok(())
 }
 
 /// What this stage has taken in of each kind.
