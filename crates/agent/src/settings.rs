@@ -147,6 +147,7 @@ impl Default for RawSpool {
             Kind::Mount,
             Kind::Login,
             Kind::Loss,
+            Kind::Report,
         ];
         RawSpool {
             max_mib: 64,
