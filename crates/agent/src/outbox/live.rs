@@ -216,14 +216,14 @@ impl Live {
         }
         self.gather_own(now, self.closed);
         if self.ledger_due.is_some_and(|since| now >= since + LEDGER_PATIENCE) {
-            return Some(self.ledger_frame());
+            return Some(self.ledger_frame(now));
         }
         if let Some((sequence, frame)) = self.batches.next() {
             self.last_sent = sequence;
             return Some(frame);
         }
         if self.ledger_due.is_some() && self.batches.is_sent() {
-            return Some(self.ledger_frame());
+            return Some(self.ledger_frame(now));
         }
         None
     }
@@ -233,9 +233,11 @@ impl Live {
         std::mem::take(&mut self.status_due).then(|| self.status.clone())?
     }
 
-    fn ledger_frame(&mut self) -> Arc<[u8]> {
-        self.ledger_due = None;
-        let books = self.books.at(&self.batches.passed(), &self.batches.held());
+    fn ledger_frame(&mut self, now: Instant) -> Arc<[u8]> {
+        let held = self.batches.held();
+        let books = self.books.at(&self.batches.passed(), &held);
+        // What waits now is told again when it does not: perhaps no worker runs that would ask for it.
+        self.ledger_due = (!held.is_nothing()).then_some(now);
         encode(Body::Ledger(encode_books(&books, self.last_sent))).into()
     }
 
@@ -289,6 +291,7 @@ impl Live {
             if let Some((reason, kept)) = refused {
                 self.books.lost(reason, &kept);
             }
+            self.ledger_due.get_or_insert_with(Instant::now);
         }
         while (self.alerts.bytes() > ALERT_BYTES || self.alerts.frames() > self.limits.alerts)
             && let Some(Demoted { left_out, refused }) = self.alerts.demote()

@@ -100,6 +100,28 @@ fn a_short_outage_loses_nothing_and_a_long_one_keeps_what_is_worth_it() {
 }
 
 #[test]
+fn books_that_were_told_while_something_waited_are_told_again_when_it_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::default();
+    let mut bench = Bench::new(folder.path(), 1, 1 << 20, WhenFull::DropOldest, 64 << 10);
+    (0..5).for_each(|mark| bench.send_events(&[event(Kind::Exec, mark, 10)]));
+    bench.send_books();
+    // The worker is gone: nobody will ask for books any more.
+    bench.crash_worker();
+    bench.wait(Duration::from_secs(20));
+    bench.connect(&server);
+    bench.send(&mut server, 1);
+    let uplink = |server: &Server| {
+        let books = server.streams[&stream(1)].ledger.clone().unwrap();
+        let counts = books.get(Stage::Uplink, Kind::Exec).unwrap().clone();
+        (counts.passed, counts.held)
+    };
+    assert_eq!(uplink(&server), (0, 5));
+    bench.send(&mut server, 100);
+    assert_eq!(uplink(&server), (5, 0));
+}
+
+#[test]
 fn what_a_full_spool_gave_up_is_counted_and_the_rest_arrives() {
     for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
         let folder = tempfile::tempdir().unwrap();
