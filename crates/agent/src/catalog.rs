@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use watchfire_app::{AppKind, DocumentError};
 use watchfire_event::{Report, Sighting};
 
-use crate::apps::{ClockSteps, Files, Logins, Modules, Network, Privilege, Processes, Udp};
+use crate::apps::{ClockSteps, Files, Listeners, Logins, Modules, Network, Privilege, Processes, Udp};
 use crate::workers::WorkerName;
 
 /// All apps, by worker.
@@ -29,7 +29,10 @@ impl Catalog {
                 AppKind::of::<Files>(),
                 AppKind::of::<Logins>(),
             ],
-            reporting: vec![(WorkerName::Collector, AppKind::of::<ClockSteps>())],
+            reporting: vec![
+                (WorkerName::Collector, AppKind::of::<ClockSteps>()),
+                (WorkerName::Collector, AppKind::of::<Listeners>()),
+            ],
         }
     }
 

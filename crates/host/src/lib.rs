@@ -1,7 +1,7 @@
 //! What /proc and the host's files say: processes, containers, users, identity.
 //!
 //! `reading.rs` (bounded reads) → `stat.rs`, `status.rs`, `sockets.rs`, `mounts.rs` (pure parsers) → `processes.rs`
-//! ([`ProcReader`]) · `container.rs` (cgroup path to container) → `cgroups.rs` (cgroup id to container) · `identity.rs` ·
+//! ([`ProcReader`]) · `listening/` (what listens, and who holds it) · `container.rs` (cgroup path to container) → `cgroups.rs` (cgroup id to container) · `identity.rs` ·
 //! `users.rs` · `resources.rs`, `sampler.rs` (what a process costs) · `pressure.rs`, `load.rs` (how the host does) ·
 //! `own_cgroups.rs` (where this process stands).
 //!
@@ -13,6 +13,7 @@
 mod cgroups;
 mod container;
 mod identity;
+mod listening;
 mod load;
 mod mounts;
 mod own_cgroups;
@@ -29,6 +30,7 @@ mod users;
 pub use cgroups::{CgroupId, Cgroups};
 pub use container::container_of_path;
 pub use identity::{Identity, IdentityError, boot_now, booted};
+pub use listening::{Found, HolderWalk, Listener, ListenerKey, Listing, Transport, diag_datagram};
 pub use load::{Load, load};
 pub use mounts::{Mount, mounts};
 pub use own_cgroups::{OwnCgroup, OwnCgroups};

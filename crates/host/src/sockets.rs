@@ -1,4 +1,4 @@
-//! `/proc/PID/net/tcp` and `tcp6`: the remote address behind a socket's inode.
+//! Rows of `/proc/PID/net/tcp`, `tcp6`, `udp` and `udp6`: addresses and inodes of sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,11 +12,12 @@ pub(crate) fn remote_of(table: &[u8], inode: u64) -> Option<SocketAddr> {
         let known: u64 = fields.nth(6)?.parse().ok()?;
         (known == inode).then(|| address(remote)).flatten()
     })?;
+    let found = SocketAddr::new(found.ip().to_canonical(), found.port());
     (!found.ip().is_unspecified()).then_some(found)
 }
 
 /// `0100007F:1F90` or 32 digits for IPv6: the kernel prints each 32-bit word of the address in its own byte order.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(crate) fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word =
@@ -28,8 +29,7 @@ fn address(text: &str) -> Option<SocketAddr> {
             for (index, chunk) in octets.chunks_exact_mut(4).enumerate() {
                 chunk.copy_from_slice(&word(index)?);
             }
-            let ip = Ipv6Addr::from(octets);
-            ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4)
+            IpAddr::V6(Ipv6Addr::from(octets))
         }
         _ => return None,
     };
