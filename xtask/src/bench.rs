@@ -11,15 +11,19 @@ use clap::{Args, ValueEnum};
 use crate::command::{self, cargo};
 use crate::workspace;
 
+mod crowd;
 mod latency;
 mod page;
 mod rules;
+mod scans;
 mod storm;
 mod storm_report;
 mod tiny;
 mod tower;
 mod usage;
 
+pub(crate) use crowd::Holder;
+pub(crate) use scans::Scans;
 pub(crate) use storm::StormWorker;
 #[cfg(test)]
 pub(crate) use tiny::tests::alone;
@@ -40,6 +44,12 @@ pub(crate) struct Options {
     /// Behaviours timed for the latency
     #[arg(long, default_value_t = 200)]
     behaviors: u32,
+    /// Connected sockets on the crowded host of the scans
+    #[arg(long, default_value_t = 300_000)]
+    sockets: u64,
+    /// Descriptors of one process there
+    #[arg(long, default_value_t = 100_000)]
+    files: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,12 +62,15 @@ enum Name {
     Latency,
     /// Events judged a second
     Rules,
+    /// Scans of a host with many sockets and descriptors
+    Scans,
 }
 
 /// Runs what was asked for and writes its part of the page.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |name| options.name.is_none_or(|only| only == name);
     let started = wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency);
+    let started = started || wanted(Name::Scans);
     if started && std::env::var_os("WATCHFIRE_BIN").is_none() {
         command::run(&mut cargo(&["build", "--release", "--locked", "--package", "watchfire-program"]))?;
     }
@@ -75,6 +88,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Name::Rules) {
         page::write("rules", &rules::measure()?)?;
+    }
+    if wanted(Name::Scans) {
+        Scans::new(&folder, options.rounds, options.sockets, options.files).start()?;
     }
     println!("{}", page::path().display());
     Ok(())

@@ -53,6 +53,12 @@ enum Task {
     /// One worker of the benchmark's storm (started by `bench`)
     #[command(hide = true)]
     Storm(bench::StormWorker),
+    /// The benchmark of scans in its network namespace (started by `bench`)
+    #[command(hide = true)]
+    Scans(bench::Scans),
+    /// A process that holds sockets and descriptors (started by the benchmark of scans)
+    #[command(hide = true)]
+    Holder(bench::Holder),
 }
 
 fn main() -> ExitCode {
@@ -75,5 +81,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Storm(worker) => worker.run(),
+        Task::Scans(scans) => scans.run(),
+        Task::Holder(holder) => holder.run(),
     }
 }

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use crate::workspace;
 
 /// Sections in the order of the page.
-const SECTIONS: [&str; 4] = ["storm", "fallback", "latency", "rules"];
+const SECTIONS: [&str; 5] = ["storm", "fallback", "latency", "rules", "scans"];
 
 const METHOD: &str = "# Benchmarks\n\n\
-    Written by `cargo xtask bench`; `cargo xtask bench storm` (or `fallback`, `latency`, `rules`) measures one part again. The build is\n\
+    Written by `cargo xtask bench`; `cargo xtask bench storm` (or `fallback`, `latency`, `rules`, `scans`) measures one part again. The build is\n\
     that of `cargo run --release`. Nothing here passes or fails by time.\n\n\
     **Storm.** Two worker processes start a static program that only exits (129 bytes, written by the benchmark) with posix_spawn, wait\n\
     for it, and start the next. Each start has a number of its own and four more arguments. Rounds without and with `watchfire up`\n\
@@ -21,7 +21,13 @@ const METHOD: &str = "# Benchmarks\n\n\
     so storing is part of it (writing the Parquet files, which happens later in larger pieces, is not). RSS is read every 50 ms; the pages of an eBPF ring are mapped twice and count twice\n\
     (4 MiB of ring: 8 MiB, as file or shared pages), anonymous memory is what the process itself holds.\n\n\
     **Fallback.** The same with eBPF switched off: the agent hears of processes from the kernel's process connector (netlink) and reads\n\
-    the rest from /proc, which a short-lived process has left by then.\n";
+    the rest from /proc, which a short-lived process has left by then.\n\n\
+    **Scans.** In a network namespace of their own, helper processes hold TCP connections to themselves, and one, the last, holds many\n\
+    descriptors and a listener that is the last of them. `watchfire up` is started without and with them, with the app `listeners` at its\n\
+    default share of the CPU; the first scan must find every helper's listener and its process, for which it goes through all\n\
+    descriptors. Time and CPU of the scan are what its report says (`watchfire events --kind report`), the thread's own clock; the\n\
+    share of the scans after it is the worker's CPU over 30 s. `--sockets` and `--files` name other numbers; where the machine allows\n\
+    fewer (descriptors of one process: `ulimit -Hn`), the section says how many there were.\n";
 
 /// Where the page lies.
 pub(super) fn path() -> PathBuf {
