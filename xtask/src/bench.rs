@@ -12,6 +12,8 @@ use crate::command::{self, cargo};
 use crate::workspace;
 
 mod crowd;
+mod endure;
+mod idle;
 mod latency;
 mod page;
 mod rules;
@@ -50,6 +52,9 @@ pub(crate) struct Options {
     /// Descriptors of one process there
     #[arg(long, default_value_t = 100_000)]
     files: u64,
+    /// How long the idle agent is watched, and the long storm lasts
+    #[arg(long, default_value_t = 10)]
+    minutes: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,13 +69,17 @@ enum Name {
     Rules,
     /// Scans of a host with many sockets and descriptors
     Scans,
+    /// What it costs when nothing happens, beside auditd
+    Idle,
+    /// A storm of many minutes, and one that trips the breaker
+    Endure,
 }
 
 /// Runs what was asked for and writes its part of the page.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |name| options.name.is_none_or(|only| only == name);
     let started = wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency);
-    let started = started || wanted(Name::Scans);
+    let started = started || wanted(Name::Scans) || wanted(Name::Idle) || wanted(Name::Endure);
     if started && std::env::var_os("WATCHFIRE_BIN").is_none() {
         command::run(&mut cargo(&["build", "--release", "--locked", "--package", "watchfire-program"]))?;
     }
@@ -91,6 +100,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Name::Scans) {
         Scans::new(&folder, options.rounds, options.sockets, options.files).start()?;
+    }
+    if wanted(Name::Idle) {
+        page::write("idle", &idle::measure(&folder, options.minutes)?)?;
+    }
+    if wanted(Name::Endure) {
+        page::write("endure", &endure::measure(&folder, options.minutes)?)?;
     }
     println!("{}", page::path().display());
     Ok(())

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use crate::workspace;
 
 /// Sections in the order of the page.
-const SECTIONS: [&str; 5] = ["storm", "fallback", "latency", "rules", "scans"];
+const SECTIONS: [&str; 7] = ["storm", "fallback", "latency", "rules", "scans", "idle", "endure"];
 
 const METHOD: &str = "# Benchmarks\n\n\
-    Written by `cargo xtask bench`; `cargo xtask bench storm` (or `fallback`, `latency`, `rules`, `scans`) measures one part again. The build is\n\
+    Written by `cargo xtask bench`; `cargo xtask bench storm` (or `fallback`, `latency`, `rules`, `scans`, `idle`, `endure`) measures one part again. The build is\n\
     that of `cargo run --release`. Nothing here passes or fails by time.\n\n\
     **Storm.** Two worker processes start a static program that only exits (129 bytes, written by the benchmark) with posix_spawn, wait\n\
     for it, and start the next. Each start has a number of its own and four more arguments. Rounds without and with `watchfire up`\n\

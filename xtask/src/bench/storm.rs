@@ -31,12 +31,20 @@ pub(crate) struct StormWorker {
     first: u32,
     #[arg(long)]
     count: u32,
+    /// End after this time, and print how many were started
+    #[arg(long)]
+    seconds: Option<u64>,
 }
 
 impl StormWorker {
     /// Starts the program `count` times, one after the other. The standard library uses posix_spawn here.
     pub(crate) fn run(&self) -> Result<()> {
+        let end = self.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         for number in self.first..self.first + self.count {
+            if end.is_some_and(|end| Instant::now() >= end) {
+                println!("{}", number - self.first);
+                break;
+            }
             let mut command = Command::new(&self.program);
             command.arg(numbered(&self.mark, number)).args(REST).env_clear().stdin(Stdio::null());
             let status = command.status().with_context(|| format!("start {}", shown(&command)))?;
@@ -161,7 +169,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("tiny");
         tiny::write(&program).unwrap();
-        let worker = |program| StormWorker { program, mark: "m".to_owned(), first: 0, count: 20 };
+        let worker =
+            |program| StormWorker { program, mark: "m".to_owned(), first: 0, count: 20, seconds: None };
         worker(program).run().unwrap();
         assert!(worker("/bin/false".into()).run().unwrap_err().to_string().contains("m-0"));
     }

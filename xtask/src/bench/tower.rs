@@ -151,6 +151,19 @@ impl Tower {
         Ok(dropped)
     }
 
+    /// Execs that the kernel's side has counted.
+    pub(super) fn seen_execs(&self) -> Result<u64> {
+        let of_kernel = |row: &&Value| is_exec(row) && row["stage"] == "kernel";
+        Ok(self.ledger()?.iter().find(of_kernel).and_then(|row| row["seen"].as_u64()).unwrap_or(0))
+    }
+
+    /// Whether sensors are in the kernel.
+    pub(super) fn attached(&self) -> Result<bool> {
+        let mut attached = false;
+        self.each_row(&["hosts", "--json"], |host| attached |= host["sensors_attached"] == true)?;
+        Ok(attached)
+    }
+
     fn ledger(&self) -> Result<Vec<Value>> {
         let mut rows = Vec::new();
         self.each_row(&["ledger", "--json"], |row| rows.push(row))?;
