@@ -37,7 +37,7 @@ use crate::settings::{RawLimits, RawWorkerLimits};
 use crate::uplink::Uplink;
 use crate::watch::{HostWatch, WorkerWatch};
 use crate::worker_process::WorkerProcess;
-use crate::workers::{Role, Supervised, WorkerName};
+use crate::workers::{Role, Slot, Supervised, WorkerName};
 
 /// What is on its way to the server when the master stops has this long to be acknowledged.
 const UPLINK_GRACE: Duration = Duration::from_secs(2);
@@ -47,6 +47,8 @@ const SHELVE_GRACE: Duration = Duration::from_millis(1500);
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 /// How often the master speaks of the agent as a whole, besides when something changes.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// A master that looked around that much later than it meant to was stopped itself, or starved: it cannot tell who was silent.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// What the master needs to know to run.
 pub(crate) struct MasterOrders {
@@ -220,7 +222,7 @@ impl Master {
         loop {
             let now = Instant::now();
             self.look(now);
-            self.start_workers(now)?;
+            self.start_workers(now);
             self.speak(now);
             self.service.tell(if self.ready { Word::Alive } else { Word::Ready });
             self.ready = true;
@@ -244,7 +246,9 @@ impl Master {
     }
 
     fn next_due(&self, now: Instant) -> Instant {
-        let due = self.workers.iter().map(|worker| worker.due(now)).min().unwrap_or(self.status_due);
+        let lets_work = self.host.lets_work();
+        let due = |worker: &Supervised| worker.due(now, lets_work && self.wanted(&worker.role));
+        let due = self.workers.iter().map(due).min().unwrap_or(self.status_due);
         due.min(self.status_due).min(self.host.due(now))
     }
 
@@ -257,6 +261,8 @@ impl Master {
         }
         let lets_work = self.host.lets_work();
         let before = std::mem::replace(&mut self.looked, now);
+        let away = now.saturating_duration_since(before) >= STATUS_EVERY + AWAY;
+        let patience = self.configuration.settings().limits.silence();
         for index in 0..self.workers.len() {
             let worker = &mut self.workers[index];
             let name = worker.name.clone();
@@ -264,6 +270,11 @@ impl Master {
             if !(lets_work && worker.watch.lets_work()) && worker.process.is_some() {
                 warn!(worker = &*name, "the worker is stopped until the breaker lets it back");
                 worker.stop();
+                let rests = worker.rest_stuck(now, &mut self.random).join("; ");
+                if !rests.is_empty() {
+                    let fields = [("worker", &*name), ("state", "stopped"), ("why", &rests)];
+                    self.teller.tell("worker", &fields);
+                }
             }
             if !changes.is_empty() {
                 self.status_due = now;
@@ -275,6 +286,7 @@ impl Master {
                 send_settings(worker, &self.configuration, now);
             }
             shed(worker, &self.configuration);
+            worker.hear(now, patience, away);
             worker.flush();
         }
     }
@@ -289,28 +301,34 @@ impl Master {
         }
     }
 
-    fn start_workers(&mut self, now: Instant) -> Result<()> {
+    /// One that cannot be started is tried again later; the others have no part in it.
+    fn start_workers(&mut self, now: Instant) {
         for index in 0..self.workers.len() {
             let worker = &self.workers[index];
             if !(self.host.lets_work() && worker.may_start(now) && self.wanted(&worker.role)) {
                 continue;
             }
             let name = worker.name.clone();
-            match worker.role.clone() {
-                Role::Worker(role) => {
-                    self.start_worker(index, role).with_context(|| format!("start the {name} worker"))?;
-                }
-                Role::Plugin(manifest) => {
-                    if let Err(error) = self.start_plugin(index, &manifest) {
+            let (state, why) = match worker.role.clone() {
+                Role::Worker(role) => match self.start_worker(index, role) {
+                    Ok(()) => ("started", String::new()),
+                    Err(error) => {
+                        ("not started", self.workers[index].not_started(now, &error, &mut self.random))
+                    }
+                },
+                Role::Plugin(manifest) => match self.start_plugin(index, &manifest) {
+                    Ok(()) => ("started", String::new()),
+                    Err(error) => {
                         let why = format!("{error:#}");
                         error!(worker = &*name, why, "the plug-in is not started");
-                        self.teller.tell("worker", &[("worker", &name), ("state", "refused"), ("why", &why)]);
-                        self.workers[index].refused(why, now, &mut self.random);
+                        self.workers[index].refused(why.clone(), now, &mut self.random);
+                        ("refused", why)
                     }
-                }
-            }
+                },
+            };
+            self.status_due = now;
+            self.teller.tell("worker", &[("worker", &name), ("state", state), ("why", &why)]);
         }
-        Ok(())
     }
 
     /// A worker none of whose apps is switched on is not started.
@@ -338,15 +356,13 @@ impl Master {
             StreamId { host: self.identity.host, boot: self.identity.boot, incarnation: BootNanos(life.0) };
         let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
         let (notices, outbox) = (self.notices.clone(), self.outbox.clone());
-        let slot = self.workers[index].slot();
+        let slot = self.workers[index].new_slot(Instant::now());
         let relay = move |_tgid: u32, incoming: UnixStream| {
-            let status = |status| {
-                // One that waits to be fetched was announced.
-                if slot.put(status) {
-                    announce(&notices, life);
-                }
-            };
-            relay(role, incoming, life, &outbox, status);
+            if let Err(error) = relay(incoming, life, &outbox, &slot, || announce(&notices, life)) {
+                let error = format!("{error:#}");
+                error!(worker = role.as_str(), error, "a worker is not listened to any longer");
+                slot.blame(error);
+            }
             outbox.worker_ended(life);
             ended(&notices, life);
         };
@@ -366,7 +382,7 @@ impl Master {
         let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
         let command = crate::plugins::command(package, theirs.into(), self.orders.log.is_some());
         let notices = self.notices.clone();
-        let slot = self.workers[index].slot();
+        let slot = self.workers[index].new_slot(Instant::now());
         let plugin = PluginRelay { name: name.into(), outbox: self.outbox.clone(), slot, limits };
         let relay = move |tgid: u32, incoming: UnixStream| {
             plugin.run(tgid, incoming, || announce(&notices, life));
@@ -389,7 +405,11 @@ impl Master {
         let home = self.home.as_ref();
         let mut process = WorkerProcess::start(name.clone(), &mut command, &confinement, home, link, relay)?;
         if let (Some(output), Some(log)) = (process.output(), &self.orders.log) {
-            crate::worker_log::relay(name, output, log.clone()).context("read what the worker prints")?;
+            let read = crate::worker_log::relay(name, output, log.clone());
+            if let Err(error) = read {
+                process.stop();
+                return Err(error).context("read what the worker prints");
+            }
         }
         let worker = &mut self.workers[index];
         worker.watch.begin(process.tgid(), now);
@@ -642,37 +662,28 @@ fn clear_leftovers(home: &CgroupHome) {
     }
 }
 
-/// Moves a worker's frames to the outbox. One that breaks the protocol is not listened to any longer: it is ended and started
-/// again.
+/// Moves a worker's frames to the outbox until it closes its link. `announce` is called for a status that lies in the slot.
+///
+/// # Errors
+/// The worker broke the protocol: it is to be ended.
 fn relay(
-    worker: WorkerName,
     mut incoming: UnixStream,
     life: WorkerLife,
     outbox: &Outbox,
-    take_status: impl Fn(v1::Status),
-) {
-    let worker = worker.as_str();
-    loop {
-        match read_raw_frame(&mut incoming) {
-            Ok(Some(frame)) => match accept(&frame, life, outbox) {
-                Ok(None) => {}
-                Ok(Some(status)) => take_status(status),
-                Err(error) => {
-                    error!(
-                        worker,
-                        error = &error as &dyn std::error::Error,
-                        "a worker sent a frame that is none; it is ended"
-                    );
-                    return;
-                }
-            },
-            Ok(None) => return,
-            Err(error) => {
-                error!(worker, error = &error as &dyn std::error::Error, "a worker's link broke");
-                return;
-            }
+    slot: &Slot,
+    announce: impl Fn(),
+) -> Result<()> {
+    while let Some(frame) = read_raw_frame(&mut incoming).context("its link broke")? {
+        slot.hear(Instant::now());
+        let status = accept(&frame, life, outbox).context("it sent a frame that is none")?;
+        // One that waits to be fetched was announced.
+        if let Some(status) = status
+            && slot.put(status)
+        {
+            announce();
         }
     }
+    Ok(())
 }
 
 /// A status is the master's; everything else goes into the outbox.

@@ -228,9 +228,11 @@ enum Broken {
 impl PluginRelay {
     /// Takes what the plug-in says, until it leaves or breaks the protocol. `announce` tells that a status is in the slot.
     pub(crate) fn run(self, tgid: u32, mut incoming: UnixStream, announce: impl Fn()) {
-        let name = self.name.clone();
+        let (name, slot) = (self.name.clone(), self.slot.clone());
         if let Err(error) = self.listen(tgid, &mut incoming, announce) {
-            error!(plugin = &*name, error = format!("{:#}", anyhow::Error::from(error)), "plug-in ended");
+            let error = format!("{:#}", anyhow::Error::from(error));
+            error!(plugin = &*name, error, "the plug-in is not listened to any longer");
+            slot.blame(error);
         }
     }
 

@@ -204,6 +204,8 @@ pub struct RawLimits {
     pub cool_down_s: u32,
     /// The longest cool-down, in seconds, `cool_down_s` to 86400.
     pub longest_cool_down_s: u32,
+    /// A worker that says nothing for so long, in seconds, 10 to 3600, is ended. One that is well speaks each second.
+    pub silence_s: u32,
     /// The worker of the sensors and the detection.
     pub sensor: RawWorkerLimits,
     /// The worker that takes inventory.
@@ -228,6 +230,8 @@ impl Default for RawLimits {
             sample_ms: 5000,
             cool_down_s: 60,
             longest_cool_down_s: 3600,
+            // A sensor whose turn does not end gives its worker up before.
+            silence_s: 60,
             sensor: RawWorkerLimits::default(),
             collector: RawWorkerLimits::in_the_background(),
             scanner: RawWorkerLimits::in_the_background(),
@@ -246,6 +250,10 @@ impl Default for RawLimits {
 impl RawLimits {
     pub(crate) fn sample(&self) -> Duration {
         Duration::from_millis(self.sample_ms.into())
+    }
+
+    pub(crate) fn silence(&self) -> Duration {
+        Duration::from_secs(self.silence_s.into())
     }
 
     /// Those of one worker.
@@ -357,6 +365,7 @@ impl Settings for RawLimits {
         within("cool_down_s", self.cool_down_s, 1..=3600, "1 to 3600")?;
         let longest = self.cool_down_s..=86_400;
         within("longest_cool_down_s", self.longest_cool_down_s, longest, "limits.cool_down_s to 86400")?;
+        within("silence_s", self.silence_s, 10..=3600, "10 to 3600")?;
         self.sensor.check(&worker_keys!("sensor"))?;
         self.collector.check(&worker_keys!("collector"))?;
         self.scanner.check(&worker_keys!("scanner"))?;

@@ -130,7 +130,8 @@ impl WorkerProcess {
         }
     }
 
-    fn end(&mut self) {
+    /// Kills it: its end comes by its link.
+    pub(crate) fn end(&mut self) {
         self.outgoing.bytes.clear();
         self.outgoing.since = None;
         if let Err(error) = self.child.kill() {

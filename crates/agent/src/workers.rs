@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
@@ -34,6 +34,9 @@ const REST: BackoffSettings = BackoffSettings {
     cap: Duration::from_secs(3600),
     floor: Duration::from_secs(30),
 };
+
+/// What a worker says of an app whose turn does not end.
+pub(crate) const STUCK: &str = "stuck";
 
 /// A worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -101,18 +104,42 @@ struct Rest {
     waits: Backoff,
 }
 
-/// The last word of a worker that the master has not fetched.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Slot(Arc<Mutex<Option<v1::Status>>>);
+/// What the relay of one life of a worker leaves for the master.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot(Arc<Mutex<Left>>);
+
+#[derive(Debug)]
+struct Left {
+    /// The worker's last word on itself that the master has not fetched.
+    status: Option<v1::Status>,
+    /// When it last said anything.
+    heard: Instant,
+    /// What it said that no worker says.
+    fault: Option<String>,
+}
 
 impl Slot {
-    /// Puts a status there; whether the slot was empty.
-    pub(crate) fn put(&self, status: v1::Status) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(status).is_none()
+    fn new(now: Instant) -> Self {
+        Slot(Arc::new(Mutex::new(Left { status: None, heard: now, fault: None })))
     }
 
-    fn take(&self) -> Option<v1::Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn lock(&self) -> MutexGuard<'_, Left> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker said something.
+    pub(crate) fn hear(&self, now: Instant) {
+        self.lock().heard = now;
+    }
+
+    /// Puts a status there; whether there was none.
+    pub(crate) fn put(&self, status: v1::Status) -> bool {
+        self.lock().status.replace(status).is_none()
+    }
+
+    /// The worker broke the protocol: it is not listened to any longer.
+    pub(crate) fn blame(&self, fault: String) {
+        self.lock().fault.get_or_insert(fault);
     }
 }
 
@@ -124,7 +151,7 @@ impl Supervised {
             watch,
             process: None,
             status: None,
-            slot: Slot::default(),
+            slot: Slot::new(now),
             shed: Vec::new(),
             caps: None,
             respawn: Backoff::new(RESPAWN),
@@ -151,16 +178,39 @@ impl Supervised {
         self.process.is_some() && self.caps.as_ref() != Some(caps)
     }
 
-    /// Where its relay puts what it says of itself.
-    pub(crate) fn slot(&self) -> Slot {
+    /// Where the relay of its next life puts what it says.
+    pub(crate) fn new_slot(&mut self, now: Instant) -> Slot {
+        self.slot = Slot::new(now);
         self.slot.clone()
     }
 
     /// Takes what its relay put there.
     pub(crate) fn take_status(&mut self) {
-        if let Some(status) = self.slot.take() {
-            self.status = Some(status);
+        let status = self.slot.lock().status.take();
+        if status.is_some() {
+            self.status = status;
         }
+    }
+
+    /// Ends it when it has said nothing for `patience`; its end comes as a notice. `away` is a time that the master itself missed.
+    pub(crate) fn hear(&mut self, now: Instant, patience: Duration, away: bool) {
+        let Some((_, process)) = &mut self.process else { return };
+        // A plug-in speaks when it has something to say.
+        if matches!(self.role, Role::Plugin(_)) {
+            return;
+        }
+        let mut left = self.slot.lock();
+        if away {
+            left.heard = now;
+        }
+        let silent = now.saturating_duration_since(left.heard);
+        if silent < patience || left.fault.is_some() {
+            return;
+        }
+        left.fault = Some(format!("it said nothing for {} s", silent.as_secs()));
+        drop(left);
+        error!(worker = &*self.name, ?silent, "the worker says nothing; ending it");
+        process.end();
     }
 
     /// What it last said of itself in this life.
@@ -196,10 +246,10 @@ impl Supervised {
         self.process.is_none() && now >= self.not_before && self.watch.lets_work()
     }
 
-    /// When the master is to look at it again; `None` where nothing is due.
-    pub(crate) fn due(&self, now: Instant) -> Instant {
+    /// When the master is to look at it again; `wanted` is whether it would be started.
+    pub(crate) fn due(&self, now: Instant, wanted: bool) -> Instant {
         let mut due = self.watch.due(now);
-        if self.process.is_none() && self.watch.lets_work() {
+        if wanted && self.process.is_none() && self.watch.lets_work() {
             due = due.min(self.not_before);
         }
         let rests = self.resting.values().map(|rest| rest.until).filter(|until| *until > now);
@@ -217,34 +267,50 @@ impl Supervised {
         self.resting.values().any(|rest| before < rest.until && rest.until <= now)
     }
 
-    /// It has ended by itself: when it may start again, and which of its apps are to rest. What came of it, in words.
+    /// It has ended by itself, or broke the protocol and is ended: when it may start again, and which of its apps are to rest. What
+    /// came of it, in words.
     pub(crate) fn ended(&mut self, now: Instant, random: &mut Random) -> Option<String> {
-        let (_, process) = self.process.take()?;
+        let (_, mut process) = self.process.take()?;
         self.watch.end();
-        let (tgid, lived) = (process.tgid(), process.started.elapsed());
         self.take_status();
+        let fault = self.slot.lock().fault.take();
+        if fault.is_some() {
+            // Nothing that it would still say is listened to.
+            process.end();
+        }
+        let (tgid, lived) = (process.tgid(), process.started.elapsed());
         let status = process.ended().map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
+        let status = fault.map_or(status.clone(), |fault| format!("{fault}; {status}"));
         error!(worker = &*self.name, status, tgid, ?lived, "a worker ended");
         if lived >= STEADY {
             self.respawn.reset();
         }
+        let deaths = self.wait(now, random);
+        let mut told = format!("{} ended ({status}), {deaths} times in a row", self.name);
+        for rest in self.rest_stuck(now, random) {
+            told = format!("{told}; {rest}");
+        }
+        self.ended = Some(told.clone());
+        Some(told)
+    }
+
+    /// It could not be started: when that is tried again. What came of it, in words.
+    pub(crate) fn not_started(&mut self, now: Instant, error: &anyhow::Error, random: &mut Random) -> String {
+        error!(worker = &*self.name, error = format!("{error:#}"), "a worker was not started");
+        let failures = self.wait(now, random);
+        let told = format!("{} was not started ({error:#}), {failures} times in a row", self.name);
+        self.ended = Some(told.clone());
+        told
+    }
+
+    /// Has it wait before its next start; how often in a row it did.
+    fn wait(&mut self, now: Instant, random: &mut Random) -> u32 {
         let wait = self.respawn.next_wait(random);
         let deaths = self.respawn.failures();
         let wait = if deaths >= PARK_AFTER { PARKED } else { wait };
         self.not_before = now + wait;
-        let mut told = format!("{} ended ({status}), {deaths} times in a row", self.name);
-        for app in self.stuck() {
-            let rest = self
-                .resting
-                .entry(app.clone())
-                .or_insert_with(|| Rest { until: now, waits: Backoff::new(REST) });
-            rest.until = now + rest.waits.next_wait(random);
-            told =
-                format!("{told}; {app} rests for {} s", rest.until.saturating_duration_since(now).as_secs());
-        }
         warn!(worker = &*self.name, ?wait, deaths, "starting the worker again after a wait");
-        self.ended = Some(told.clone());
-        Some(told)
+        deaths
     }
 
     /// It could not be started: it is tried again after a wait.
@@ -274,9 +340,57 @@ impl Supervised {
         Some(life)
     }
 
+    /// Leaves out, for a while, the apps that brought the worker down: what is to be told of each.
+    pub(crate) fn rest_stuck(&mut self, now: Instant, random: &mut Random) -> Vec<String> {
+        self.take_status();
+        let mut told = Vec::new();
+        for app in self.stuck() {
+            let rest = self.resting.entry(app.clone());
+            let rest = rest.or_insert_with(|| Rest { until: now, waits: Backoff::new(REST) });
+            rest.until = now + rest.waits.next_wait(random);
+            told.push(format!("{app} rests for {} s", rest.until.saturating_duration_since(now).as_secs()));
+        }
+        told
+    }
+
     /// The apps whose turn did not end when the worker last spoke.
     fn stuck(&self) -> Vec<String> {
         let apps = self.status.iter().flat_map(|status| &status.apps);
-        apps.filter(|app| app.state == "stuck").map(|app| app.app.clone()).collect()
+        apps.filter(|app| app.state == STUCK).map(|app| app.app.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::RawLimits;
+
+    fn supervised(now: Instant) -> Supervised {
+        let limits = RawLimits::default();
+        let watch = WorkerWatch::new("collector", &limits, &limits.collector, 7, now);
+        Supervised::new("collector", Role::Worker(WorkerName::Collector), watch, now)
+    }
+
+    #[test]
+    fn a_worker_that_is_not_wanted_is_no_reason_to_look_again_at_once() {
+        let now = Instant::now();
+        let worker = supervised(now);
+        assert_eq!(worker.due(now, true), now);
+        assert!(worker.due(now, false) > now + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn one_that_cannot_be_started_waits_ever_longer_and_says_why() {
+        let mut now = Instant::now();
+        let mut worker = supervised(now);
+        let mut random = Random::seeded(7);
+        for attempt in 1..=PARK_AFTER {
+            assert!(worker.may_start(now));
+            let told = worker.not_started(now, &anyhow::anyhow!("no room"), &mut random);
+            assert!(told.contains(&format!("(no room), {attempt} times")), "{told}");
+            assert!(!worker.may_start(now));
+            now += if attempt < PARK_AFTER { RESPAWN.cap } else { Duration::ZERO };
+        }
+        assert!(!worker.may_start(now + RESPAWN.cap) && worker.may_start(now + PARKED));
     }
 }

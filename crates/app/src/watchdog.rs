@@ -48,9 +48,9 @@ impl Pulse {
         self.since.store(NONE, Ordering::Release);
     }
 
-    /// Whether the thread is in an app's code now.
-    pub fn in_a_turn(&self) -> bool {
-        self.since.load(Ordering::Acquire) != NONE
+    /// How long the turn that runs now has been running; `None` between turns.
+    pub fn running_for(&self, now: Instant) -> Option<Duration> {
+        self.running(now).map(|(_, _, running)| running)
     }
 
     /// The turn that runs, its app, and how long it has been running.

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,7 +25,7 @@ use super::outbound::Outbound;
 use super::sensor::{document, host};
 use crate::own_use::own_use;
 use crate::settings::AgentSettings;
-use crate::workers::WorkerName;
+use crate::workers::{STUCK, WorkerName};
 
 const BOOKS_EVERY: Duration = Duration::from_secs(1);
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -36,8 +35,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const LAST_TURN: Duration = Duration::from_secs(1);
 /// A turn told so often has run for four deadlines; where it burned the CPU all the while, the worker is replaced.
 const GIVEN_UP: u32 = 2;
-/// From this share of a core on, a turn that does not end spins.
-const SPINNING: f64 = 0.5;
+/// A turn that took this share of a core since it was told before spins; one that waits takes nothing. Far below what the worker's
+/// cgroup lets all its apps take together.
+const SPINNING: f64 = 0.1;
 
 /// Runs until the master closes its end of `link`.
 pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: UnixStream) -> Result<()> {
@@ -60,7 +60,7 @@ pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: U
     for kind in orders.catalog.reporting(name) {
         desks.push(Desk::start(kind, document(&settings, kind.name(), &first.resting), &host, &post)?);
     }
-    let stuck: Arc<Mutex<BTreeMap<&'static str, Stuck>>> = Arc::default();
+    let stuck = AllStuck::default();
     let pulses = desks.iter().map(|desk| desk.pulse.clone()).collect();
     let deadline = LaneSettings::default().turn_deadline;
     let for_watchdog = stuck.clone();
@@ -85,25 +85,51 @@ pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: U
 
 /// A change of an app, as a report of the agent.
 pub(super) fn told(worker: &str, change: &AppChange) -> Result<Report, ReportError> {
-    let why = Report::fitting(&change.why);
-    let fields = [("worker", worker), ("app", change.app), ("state", change.to.as_str()), ("why", why)];
+    report(worker, change.app, change.to.as_str(), &change.why)
+}
+
+fn report(worker: &str, app: &str, state: &str, why: &str) -> Result<Report, ReportError> {
+    let fields = [("worker", worker), ("app", app), ("state", state), ("why", Report::fitting(why))];
     Report::new("agent", "app", fields)
 }
+
+/// Turns that do not end, by app.
+type AllStuck = Arc<Mutex<BTreeMap<&'static str, Stuck>>>;
 
 /// A turn that does not end.
 #[derive(Debug, Clone, Copy)]
 struct Stuck {
     overrun: Overrun,
+    /// What the thread had taken of the CPU by then.
+    cpu: Duration,
     /// Whether it burns the CPU, as opposed to waiting for something.
     spins: bool,
+    /// Whether the server was told.
+    told: bool,
+}
+
+impl Stuck {
+    fn text(&self) -> String {
+        let how = match (self.overrun.told, self.spins) {
+            (0, _) => "does not end",
+            (_, true) => "spins",
+            (_, false) => "is blocked",
+        };
+        format!("a turn {how} since {} s", self.overrun.running.as_secs())
+    }
 }
 
 /// On the watchdog's thread: a turn is late.
 fn noticed(stuck: &Mutex<BTreeMap<&'static str, Stuck>>, overrun: Overrun) {
     let Overrun { app, running, tid, told, .. } = overrun;
     let cpu = thread_cpu(tid);
-    let share = cpu.as_secs_f64() / running.as_secs_f64().max(0.001);
-    let spins = share >= SPINNING;
+    let mut stuck = stuck.lock().unwrap_or_else(PoisonError::into_inner);
+    // What the thread took in its earlier turns says nothing of this one.
+    let before = stuck.get(app).filter(|_| told > 0).copied();
+    let spins = before.is_some_and(|before| {
+        let wall = running.saturating_sub(before.overrun.running).as_secs_f64();
+        cpu.saturating_sub(before.cpu).as_secs_f64() >= SPINNING * wall
+    });
     warn!(app, ?running, ?cpu, spins, "a turn does not end");
     if told == 0
         && let Some(tid) = rustix::thread::Pid::from_raw(tid)
@@ -113,7 +139,9 @@ fn noticed(stuck: &Mutex<BTreeMap<&'static str, Stuck>>, overrun: Overrun) {
             warn!(app, %error, "the app's thread keeps its priority");
         }
     }
-    stuck.lock().unwrap_or_else(PoisonError::into_inner).insert(app, Stuck { overrun, spins });
+    // Once while it is not known what it does, and once when it is.
+    let told = told > 1 && before.is_some_and(|before| before.told && before.spins == spins);
+    stuck.insert(app, Stuck { overrun, cpu, spins, told });
 }
 
 /// CPU time of one thread of this process so far.
@@ -129,7 +157,7 @@ struct ReportingWorker {
     revision: u64,
     post: Arc<Mutex<Post>>,
     desks: Vec<Desk>,
-    stuck: Arc<Mutex<BTreeMap<&'static str, Stuck>>>,
+    stuck: AllStuck,
     host: Host,
     inbox: Inbox,
 }
@@ -141,15 +169,17 @@ impl ReportingWorker {
         loop {
             let longest = books_due.min(status_due).saturating_duration_since(Instant::now());
             let stop = (self.wait(longest)? && self.obey()) || self.post().outbound.broken();
-            let spinning = self.spinning();
-            if let Some(app) = spinning {
+            self.look_at_the_stuck();
+            let hopeless = self.hopeless();
+            if let Some((app, why)) = &hopeless {
                 error!(
                     app,
+                    why,
                     worker = self.name.as_str(),
-                    "an app spins; the worker ends, to be started without it"
+                    "the worker ends, to be started without the app"
                 );
             }
-            if stop || spinning.is_some() {
+            if stop || hopeless.is_some() {
                 self.finish();
                 return Ok(());
             }
@@ -195,7 +225,7 @@ impl ReportingWorker {
                     Ok(settings) => {
                         self.revision = revision;
                         self.post().outbound.limit(&settings.limits, settings.limits.worker(self.name));
-                        for desk in &self.desks {
+                        for desk in &mut self.desks {
                             desk.configure(document(&settings, desk.app, &resting));
                         }
                     }
@@ -206,11 +236,41 @@ impl ReportingWorker {
         false
     }
 
-    /// An app that has been spinning for so long that only the end of this process ends it.
-    fn spinning(&self) -> Option<&'static str> {
+    /// Forgets the turns that ended after all, and tells of those that do not.
+    fn look_at_the_stuck(&self) {
+        let now = self.host.clock.now();
+        let mut news = Vec::new();
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        stuck.retain(|app, stuck| {
+            let desk = self.desks.iter().find(|desk| desk.app == *app);
+            let running = desk.and_then(|desk| desk.pulse.running_for(now));
+            let same_turn = running.is_some_and(|running| running >= stuck.overrun.running);
+            if !same_turn {
+                news.push((*app, "running", "its turn ended after all".to_owned()));
+            } else if !std::mem::replace(&mut stuck.told, true) {
+                news.push((*app, STUCK, stuck.text()));
+            }
+            same_turn
+        });
+        drop(stuck);
+        for (app, state, why) in news {
+            self.post().tell(app, state, &why);
+        }
+    }
+
+    /// An app whose turn only the end of this process ends, and why that must be now.
+    fn hopeless(&self) -> Option<(&'static str, &'static str)> {
         let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
-        let hopeless = |stuck: &&Stuck| stuck.spins && stuck.overrun.told >= GIVEN_UP;
-        stuck.values().find(hopeless).map(|stuck| stuck.overrun.app)
+        stuck.values().find_map(|stuck| {
+            let app = stuck.overrun.app;
+            let off = self.desks.iter().any(|desk| desk.app == app && !desk.wanted);
+            let spins = stuck.spins && stuck.overrun.told >= GIVEN_UP;
+            match (off, spins) {
+                (true, _) => Some((app, "it is switched off, and its turn does not end")),
+                (_, true) => Some((app, "it spins")),
+                _ => None,
+            }
+        })
     }
 
     fn finish(mut self) {
@@ -226,23 +286,14 @@ impl ReportingWorker {
     }
 
     fn status(&self) -> v1::Status {
-        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         let apps: Vec<v1::AppStatus> = self
             .desks
             .iter()
             .map(|desk| {
                 let mut status = super::status::app(self.name, &desk.status());
-                match stuck.get(desk.app).copied() {
-                    // It came back from that turn.
-                    Some(_) if !desk.pulse.in_a_turn() => {
-                        stuck.remove(desk.app);
-                    }
-                    Some(Stuck { overrun, spins }) => {
-                        status.state = "stuck".to_owned();
-                        let how = if spins { "spins" } else { "is blocked" };
-                        status.why = format!("a turn {how} since {} s", overrun.running.as_secs());
-                    }
-                    None => {}
+                if let Some(stuck) = stuck.get(desk.app) {
+                    (status.state, status.why) = (STUCK.to_owned(), stuck.text());
                 }
                 status
             })
@@ -286,6 +337,15 @@ impl Post {
         self.outbound.push_event(&event, self.host.clock.now());
     }
 
+    /// Tells a change of an app.
+    fn tell(&mut self, app: &str, state: &str, why: &str) {
+        info!(app, state, why, "app");
+        match report(self.worker.as_str(), app, state, why) {
+            Ok(report) => self.take(report),
+            Err(error) => error!(%error, "a change of an app cannot be told"),
+        }
+    }
+
     fn push_books(&mut self) {
         let mut books = Books::default();
         let (seen, passed) = (self.told + self.limited, self.told);
@@ -316,12 +376,7 @@ impl Intake<Report> for Counter {
     }
 
     fn changed(&mut self, _: usize, change: AppChange) {
-        info!(app = change.app, state = change.to.as_str(), why = change.why, "app");
-        let mut post = lock(&self.0);
-        match told(post.worker.as_str(), &change) {
-            Ok(report) => post.take(report),
-            Err(error) => error!(%error, "a change of an app cannot be told"),
-        }
+        lock(&self.0).tell(change.app, change.to.as_str(), &change.why);
     }
 }
 
@@ -330,7 +385,10 @@ struct Desk {
     app: &'static str,
     pulse: Arc<watchfire_app::Pulse>,
     status: Arc<Mutex<AppStatus>>,
-    documents: Sender<Document>,
+    /// What is in force from now on, until the lane takes it: only the newest counts.
+    document: Arc<Mutex<Option<Document>>>,
+    /// Whether the app is to run.
+    wanted: bool,
     /// A byte here wakes the lane.
     bell: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -343,29 +401,29 @@ impl Desk {
         host: &Host,
         post: &Arc<Mutex<Post>>,
     ) -> Result<Self> {
-        let app = kind.name();
+        let (app, wanted) = (kind.name(), document.enabled);
         let lane = Lane::new(host.clone(), LaneSettings::default(), vec![(kind.clone(), document)]);
         let pulse = lane.pulse();
         let first = lane.status().into_iter().next().context("a lane of one app")?;
         let status = Arc::new(Mutex::new(first));
-        let (documents, inbox) = mpsc::channel();
+        let document = Arc::default();
         let (bell, theirs) = UnixStream::pair().context("make a bell")?;
         for end in [&bell, &theirs] {
             end.set_nonblocking(true).context("set up a bell")?;
         }
         let (host, counter, shown) = (host.clone(), Counter(post.clone()), status.clone());
+        let inbox = Arc::clone(&document);
         let thread = thread::Builder::new()
             .name(app.to_owned())
             .spawn(move || work(lane, &host, counter, &shown, &inbox, &theirs))
             .with_context(|| format!("start the thread of {app}"))?;
-        Ok(Desk { app, pulse, status, documents, bell, thread: Some(thread) })
+        Ok(Desk { app, pulse, status, document, wanted, bell, thread: Some(thread) })
     }
 
-    fn configure(&self, document: Document) {
-        // A thread that is gone has panicked outside of its app, which was logged.
-        if self.documents.send(document).is_ok() {
-            self.ring();
-        }
+    fn configure(&mut self, document: Document) {
+        self.wanted = document.enabled;
+        *self.document.lock().unwrap_or_else(PoisonError::into_inner) = Some(document);
+        self.ring();
     }
 
     fn ring(&self) {
@@ -403,7 +461,7 @@ fn work(
     host: &Host,
     mut counter: Counter,
     status: &Mutex<AppStatus>,
-    documents: &Receiver<Document>,
+    document: &Mutex<Option<Document>>,
     bell: &UnixStream,
 ) {
     use std::io::Read;
@@ -422,7 +480,8 @@ fn work(
                 tracing::debug!(app, %error, "bell");
             }
         }
-        for document in documents.try_iter() {
+        let document = document.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(document) = document {
             lane.configure(app, document, &mut counter);
         }
         lane.round(&ready, &mut counter);
@@ -431,4 +490,52 @@ fn work(
         }
     }
     lane.stop(&mut counter);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own_tid() -> i32 {
+        rustix::thread::gettid().as_raw_nonzero().get()
+    }
+
+    fn burn(cpu: Duration) {
+        let until = thread_cpu(own_tid()) + cpu;
+        while thread_cpu(own_tid()) < until {}
+    }
+
+    /// What is told of a turn of this thread at its deadline and at twice that; in between it does `what`.
+    fn judged(what: impl FnOnce()) -> bool {
+        // Not the test's own thread: it gets the worst priority there is.
+        let stuck = AllStuck::default();
+        let at = |seconds, told| Overrun {
+            app: "app",
+            lane: 0,
+            tid: own_tid(),
+            running: Duration::from_secs(seconds),
+            told,
+        };
+        noticed(&stuck, at(5, 0));
+        what();
+        noticed(&stuck, at(10, 1));
+        let stuck = stuck.lock().unwrap();
+        stuck["app"].spins
+    }
+
+    #[test]
+    fn a_turn_that_waits_does_not_spin_whatever_its_thread_did_before() {
+        thread::spawn(|| {
+            burn(Duration::from_secs(3));
+            assert!(!judged(|| ()));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_turn_that_burns_what_its_worker_is_given_spins_even_if_that_is_little() {
+        // A fifth of a core over the five seconds between the two.
+        thread::spawn(|| assert!(judged(|| burn(Duration::from_secs(1))))).join().unwrap();
+    }
 }
