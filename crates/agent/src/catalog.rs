@@ -47,6 +47,13 @@ impl Catalog {
         self
     }
 
+    /// And another source, in the sensor worker: it shares its thread with all others.
+    #[must_use]
+    pub fn with_source(mut self, app: AppKind<Sighting>) -> Self {
+        self.sensor.push(app);
+        self
+    }
+
     /// The apps of a worker that yield reports.
     pub(crate) fn reporting(&self, worker: WorkerName) -> impl Iterator<Item = &AppKind<Report>> {
         self.reporting.iter().filter(move |(of, _)| *of == worker).map(|(_, kind)| kind)

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,28 @@ impl Gate {
     }
 }
 
+/// A way to the master beside the worker's loop, for when that hangs.
+pub(crate) struct LastWords(Shared);
+
+impl LastWords {
+    /// Sends a status, and waits until the writing thread has taken all that is queued, or `patience` is over.
+    pub(crate) fn say(&self, status: v1::Status, patience: Duration) {
+        let (queue, changed) = &*self.0;
+        let frame = encode(Body::Status(status));
+        let deadline = Instant::now() + patience;
+        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.bytes += frame.len();
+        // Ahead of the events: there may be many, and a master that does not read.
+        queue.alerts.push_back(frame);
+        changed.notify_all();
+        while queue.bytes > 0 && !queue.broken && Instant::now() < deadline {
+            drop(queue);
+            thread::sleep(Duration::from_millis(10));
+            queue = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct Outbound {
     shared: Shared,
@@ -104,6 +126,11 @@ impl Outbound {
             alerts: Vec::new(),
             alerts_dropped: 0,
         })
+    }
+
+    /// A way to the master for another thread.
+    pub(crate) fn last_words(&self) -> LastWords {
+        LastWords(self.shared.clone())
     }
 
     /// Other limits are in force.

@@ -19,20 +19,22 @@ use watchfire_wire::v1;
 
 use super::WorkerOrders;
 use super::inbox::{Configured, Inbox, Order};
-use super::outbound::Outbound;
+use super::outbound::{LastWords, Outbound};
 use super::pipeline::Pipeline;
 use crate::apps::PROCESSES;
 use crate::catalog::Catalog;
 use crate::own_use::own_use;
 use crate::settings::AgentSettings;
-use crate::workers::WorkerName;
+use crate::workers::{STUCK, WorkerName};
 
 const BOOKS_EVERY: Duration = Duration::from_secs(1);
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// A turn that was told so often has run for eight deadlines: nothing more will come of this worker.
 const HOPELESS: u32 = 3;
+/// The last words of such a worker have this long to be heard.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The worker's exit status when it gives itself up over a turn that does not end.
-const STUCK: i32 = 70;
+const GIVEN_UP: i32 = 70;
 /// All apps together may try again so often in a minute.
 const RETRIES: u32 = 60;
 
@@ -67,9 +69,11 @@ pub(super) fn run(orders: WorkerOrders, inbox: Inbox, first: Configured, link: U
         .context("start the outbound thread")?;
     let lane = lane(&orders.catalog.sensor, &settings, &first.resting, &host);
     let deadline = LaneSettings::default().turn_deadline;
-    let watchdog =
-        Watchdog::start(host.clock.clone(), vec![lane.pulse()], deadline, host.stop.clone(), overrun)
-            .context("start the watchdog")?;
+    let (pulses, last_words) = (vec![lane.pulse()], outbound.last_words());
+    let watchdog = Watchdog::start(host.clock.clone(), pulses, deadline, host.stop.clone(), move |late| {
+        overrun(late, &last_words);
+    })
+    .context("start the watchdog")?;
     let pipeline = Pipeline::new(&settings, orders.stream, host.clock.clone(), outbound);
     let worker = SensorWorker { catalog: orders.catalog, revision: first.revision, lane, pipeline, inbox };
     worker.run()?;
@@ -113,15 +117,24 @@ fn lane(
     Lane::new(host.clone(), together, apps.collect())
 }
 
-/// The sources share a thread, so that one which hangs holds up all: after a while the worker gives up, and the master starts
-/// another.
-fn overrun(overrun: Overrun) {
+/// The sources share a thread, so that one which hangs holds up all: after a while the worker gives up, names the one, and the
+/// master starts another worker without it.
+fn overrun(overrun: Overrun, last_words: &LastWords) {
     let Overrun { app, running, told, .. } = overrun;
     error!(app, ?running, "a turn does not end; nothing else is seen meanwhile");
-    if told >= HOPELESS {
-        error!(app, "the sensor worker gives itself up");
-        std::process::exit(STUCK);
+    if told < HOPELESS {
+        return;
     }
+    error!(app, "the sensor worker gives itself up");
+    let stuck = v1::AppStatus {
+        worker: WorkerName::Sensor.as_str().to_owned(),
+        app: app.to_owned(),
+        state: STUCK.to_owned(),
+        why: format!("a turn does not end since {} s", running.as_secs()),
+        ..v1::AppStatus::default()
+    };
+    last_words.say(v1::Status { apps: vec![stuck], ..v1::Status::default() }, LAST_WORDS);
+    std::process::exit(GIVEN_UP);
 }
 
 struct SensorWorker {
