@@ -16,10 +16,12 @@ mod rules;
 mod sensor;
 mod status;
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::panic::PanicHookInfo;
 
 use anyhow::{Context, Result};
-use watchfire_event::StreamId;
+use watchfire_event::{StreamId, printable};
 
 pub(crate) use link::{EXECUTABLE_DESCRIPTOR, inherit_link, inherit_link_and_executable, take_link};
 pub(crate) use sensor::{sees_processes, try_sources};
@@ -39,10 +41,22 @@ pub(crate) struct WorkerOrders {
 pub(crate) fn run(orders: WorkerOrders, link: UnixStream) -> Result<()> {
     // Before the first thread, so that it binds all of them.
     let name = orders.name;
+    std::panic::set_hook(Box::new(tell_panic));
     crate::confinement::report(name.as_str(), &crate::confinement::lock_down(name));
     let (inbox, first) = inbox::Inbox::open(&link).context("hear the settings from the master")?;
     match name {
         WorkerName::Sensor => sensor::run(orders, inbox, first, link),
         _ => reporting::run(orders, inbox, first, link),
     }
+}
+
+/// One line. To walk through the stack, as the environment may ask for, would read the executable's debugging data into memory: an app
+/// that panics again and again must not bring its worker over its limit.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let said = printable(panic.payload_as_str().unwrap_or("no message").as_bytes());
+    let line = format!("thread '{}' panicked at {place}: {said}\n", thread.name().unwrap_or("unnamed"));
+    // There is nobody to tell that this went wrong.
+    drop(std::io::stderr().write_all(line.as_bytes()));
 }
