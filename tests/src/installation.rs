@@ -96,13 +96,37 @@ impl Ground {
         self.begin(free_port()?)?.healthy()
     }
 
+    /// The same with another program as the agent.
+    ///
+    /// # Errors
+    /// As before.
+    pub fn start_with_agent(&self, agent: &Path) -> Result<Installation> {
+        self.begin_with_agent(agent)?.healthy()
+    }
+
+    /// Starts `watchfire up` here with another program as the agent, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin_with_agent(&self, agent: &Path) -> Result<Begun> {
+        let address = free_port()?;
+        let mut command = self.up(address)?;
+        command.arg("--agent-program").arg(agent);
+        Begun::start(&mut command, address, self.data(), &self.path("output"))
+    }
+
+    fn up(&self, address: SocketAddr) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.arg("up").arg("--data-dir").arg(self.data()).args(["--listen", &address.to_string()]);
+        Ok(command)
+    }
+
     /// Starts `watchfire up` here, and waits for nothing.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn begin(&self, address: SocketAddr) -> Result<Begun> {
-        let mut command = Command::new(program()?);
-        command.arg("up").arg("--data-dir").arg(self.data()).args(["--listen", &address.to_string()]);
+        let mut command = self.up(address)?;
         Begun::start(&mut command, address, self.data(), &self.path("output"))
     }
 }
@@ -169,14 +193,26 @@ impl Begun {
     ///
     /// # Errors
     /// When it does not in time, or the program ended; with what it wrote.
-    pub fn healthy(mut self) -> Result<Installation> {
-        let healthy = eventually(HEALTHY_WITHIN, || {
+    pub fn healthy(self) -> Result<Installation> {
+        self.until(Self::is_healthy)
+    }
+
+    /// Waits until the server answers, whatever the agent does.
+    ///
+    /// # Errors
+    /// As [`Begun::healthy`].
+    pub fn answering(self) -> Result<Installation> {
+        self.until(|begun| http().get(format!("http://{}/healthz", begun.address)).call().is_ok())
+    }
+
+    fn until(mut self, ready: fn(&Self) -> bool) -> Result<Installation> {
+        let reached = eventually(HEALTHY_WITHIN, || {
             if let Some(status) = self.ended()? {
                 bail!("`watchfire up` ended by {status}:\n{}", self.output());
             }
-            Ok(self.is_healthy().then_some(()))
+            Ok(ready(&self).then_some(()))
         })?;
-        ensure!(healthy.is_some(), "not healthy after {HEALTHY_WITHIN:?}:\n{}", self.output());
+        ensure!(reached.is_some(), "not healthy after {HEALTHY_WITHIN:?}:\n{}", self.output());
         let token = fs::read_to_string(self.data.join("admin.token")).context("read admin.token")?;
         self.started = descendants(self.child.id());
         Ok(Installation { begun: self, token: token.trim().to_owned() })
@@ -274,6 +310,40 @@ impl Installation {
     pub fn lines(&self, arguments: &[&str]) -> Result<Vec<Value>> {
         let text = String::from_utf8(self.said(arguments)?).context("JSON is UTF-8")?;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    /// All events of one kind, `since` so long (`10m`, say).
+    ///
+    /// # Errors
+    /// As [`Installation::lines`].
+    pub fn events(&self, kind: &str, since: &str) -> Result<Vec<Value>> {
+        self.lines(&["events", "--json", "--kind", kind, "--since", since, "--limit", "1000000"])
+    }
+
+    /// What `watchfire hosts --json` says of the one host there is.
+    ///
+    /// # Errors
+    /// As [`Installation::lines`], and when no host is known.
+    pub fn host(&self) -> Result<Value> {
+        self.lines(&["hosts", "--json"])?.into_iter().next().context("no host is known")
+    }
+
+    /// Waits until the books that the agent sent after this call close.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub fn books_close(&self, allowed: Duration) -> Result<()> {
+        let verdict = || self.lines(&["ledger", "--json"])?.pop().context("the ledger has a last line");
+        let then = verdict()?;
+        let mut now = then.clone();
+        let closed = eventually(allowed, || {
+            now = verdict()?;
+            // Not the books of before: they close too.
+            let fresh = now["time"].as_str() > then["time"].as_str();
+            Ok((fresh && now["balanced"] == true).then_some(()))
+        })?;
+        let rows = String::from_utf8(self.said(&["ledger"])?)?;
+        closed.with_context(|| format!("the books do not close: {now}\n{rows}"))
     }
 
     /// Does one thing that is worth an alert, and waits for it.

@@ -6,13 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod installation;
+mod leftovers;
+mod numbered;
 mod patience;
 mod processes;
 mod small_disk;
 
 pub use installation::{Begun, Ground, Installation, free_port, program};
+pub use leftovers::{cgroup_name, cgroups_named, hooks, hooks_of, orphaned_hooks};
+pub use numbered::{argument, await_numbered, numbered, run_numbered, run_with, runs_in};
 pub use patience::eventually;
-pub use processes::{alive, descendants};
+pub use processes::{alive, descendants, with_words};
 pub use small_disk::SmallDisk;
 
 /// The reason why a scenario cannot run here at all, if there is one: print it after `skipped: `.

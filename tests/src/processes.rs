@@ -45,6 +45,17 @@ pub fn alive(processes: &[(u32, u64)]) -> Vec<(u32, u64)> {
     processes.iter().copied().filter(runs).collect()
 }
 
+/// Those of `processes` that have these words, one after the other, in their command line.
+pub fn with_words(processes: &[(u32, u64)], words: &[&str]) -> Vec<(u32, u64)> {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let holds = |(tgid, _): &(u32, u64)| {
+        let line = fs::read(format!("/proc/{tgid}/cmdline")).unwrap_or_default();
+        let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        arguments.windows(words.len()).any(|window| window == words)
+    };
+    processes.iter().copied().filter(holds).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -1,6 +1,6 @@
 //! Bad input: each time a clear message that names the thing, nothing stored is lost, no sensor stops, and nothing is printed raw.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,7 +15,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use watchfire_behavior::{BEHAVIORS, Stage, mentions};
 use watchfire_tests::{
-    Begun, Ground, Installation, SmallDisk, alive, eventually, free_port, obstacle, program,
+    Begun, Ground, Installation, SmallDisk, alive, argument, await_numbered, eventually, free_port, obstacle,
+    program, run_numbered, run_with, runs_in,
 };
 
 /// One installation at a time: two agents on a host see each other's work.
@@ -125,7 +126,7 @@ fn a_torn_file_in_the_lake_costs_no_other_row() -> Result<()> {
             let lines = execs(&up)?;
             Ok(lines
                 .iter()
-                .any(|event| argument(event, 1) == Some("after") && mentions_mark(event, &stage))
+                .any(|event| argument(event, 1) == Some("after") && runs_in(event, &stage))
                 .then_some(()))
         })?;
         ensure!(after.is_some(), "a new exec is not shown:\n{}", up.output());
@@ -299,14 +300,14 @@ fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
         let up = ground.start()?;
         let agent = up.agent_processes();
         let (early, late) = (Stage::new()?, Stage::new()?);
-        run_numbered(&early)?;
+        run_numbered(&early, NUMBERED)?;
         add_key(&early)?;
         await_alert(&up, &early, SHOWN_WITHIN)?;
-        await_numbered(&up, &early, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, NUMBERED, SHOWN_WITHIN)?;
         let stored = alert_ids(&up)?;
 
         disk.fill()?;
-        run_numbered(&late)?;
+        run_numbered(&late, NUMBERED)?;
         add_key(&late)?;
         let full = eventually(SHOWN_WITHIN, || {
             Ok((up.output().matches("no space left").count() >= REFUSALS).then_some(()))
@@ -317,15 +318,15 @@ fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
         ensure!(line.contains("ERROR") && line.contains(&ground.data().display().to_string()), "{line}");
         // It watches on and answers; what it cannot store is neither shown nor counted as stored.
         ensure!(up.is_healthy(), "not healthy on a full disk:\n{}", up.output());
-        await_numbered(&up, &early, Duration::ZERO)?;
+        await_numbered(&up, &early, NUMBERED, Duration::ZERO)?;
         let alerts = up.alerts()?;
         ensure!(!alerts.iter().any(|(text, _)| mentions(late.mark(), text)), "stored on a full disk");
         let then = verdict(&up)?;
 
         disk.free()?;
         await_alert(&up, &late, STORED_AGAIN_WITHIN)?;
-        await_numbered(&up, &late, SHOWN_WITHIN)?;
-        await_numbered(&up, &early, Duration::ZERO)?;
+        await_numbered(&up, &late, NUMBERED, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, NUMBERED, Duration::ZERO)?;
         let now = alert_ids(&up)?;
         ensure!(stored.is_subset(&now), "alerts lost: {:?}", stored.difference(&now));
         up.raises_an_alert()?;
@@ -349,13 +350,13 @@ fn a_stop_and_a_refused_start_on_a_full_disk_lose_nothing_stored() -> Result<()>
         let disk = SmallDisk::mount_on(&ground.data())?;
         let up = ground.start()?;
         let (early, late) = (Stage::new()?, Stage::new()?);
-        run_numbered(&early)?;
+        run_numbered(&early, NUMBERED)?;
         add_key(&early)?;
         await_alert(&up, &early, SHOWN_WITHIN)?;
-        await_numbered(&up, &early, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, NUMBERED, SHOWN_WITHIN)?;
         let stored = alert_ids(&up)?;
         disk.fill()?;
-        run_numbered(&late)?;
+        run_numbered(&late, NUMBERED)?;
         let full = eventually(SHOWN_WITHIN, || Ok(up.output().contains("no space left").then_some(())))?;
         full.with_context(|| format!("the full disk is not named:\n{}", up.output()))?;
         let (_, took) = up.terminate()?;
@@ -371,7 +372,7 @@ fn a_stop_and_a_refused_start_on_a_full_disk_lose_nothing_stored() -> Result<()>
 
         disk.free()?;
         let up = ground.start()?;
-        await_numbered(&up, &early, SHOWN_WITHIN)?;
+        await_numbered(&up, &early, NUMBERED, SHOWN_WITHIN)?;
         let now = alert_ids(&up)?;
         ensure!(stored.is_subset(&now), "alerts lost: {:?}", stored.difference(&now));
         up.raises_an_alert()
@@ -426,9 +427,8 @@ fn without_the_kernels_types_another_source_sees_execs_and_the_gaps_are_named() 
         let mut command = Command::new("/bin/sleep");
         command.arg("2").current_dir(stage.dir()).stdin(Stdio::null());
         let mut sleeper = command.spawn().context("start sleep")?;
-        let event = eventually(SHOWN_WITHIN, || {
-            Ok(execs(&up)?.into_iter().find(|event| mentions_mark(event, &stage)))
-        })?;
+        let event =
+            eventually(SHOWN_WITHIN, || Ok(execs(&up)?.into_iter().find(|event| runs_in(event, &stage))))?;
         ensure!(sleeper.wait().context("wait for sleep")?.success(), "sleep failed");
         let event = event.with_context(|| format!("the exec is not shown:\n{}", up.output()))?;
         ensure!(event["process"]["tgid"] == sleeper.id(), "{event}");
@@ -512,48 +512,11 @@ fn harmless(up: &Installation, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs `/bin/true ARGUMENT` in the stage.
-fn run_with(stage: &Stage, argument: &OsStr) -> Result<()> {
-    let mut command = Command::new("/bin/true");
-    command.arg(argument).current_dir(stage.dir()).stdin(Stdio::null());
-    ensure!(command.status().context("run /bin/true")?.success(), "/bin/true failed");
-    Ok(())
-}
-
 /// Enough execs to need more than one page of a disk.
-const NUMBERED: usize = 20;
-
-/// Runs `/bin/true N` for each N below [`NUMBERED`].
-fn run_numbered(stage: &Stage) -> Result<()> {
-    (0..NUMBERED).try_for_each(|number| run_with(stage, OsStr::new(&number.to_string())))
-}
-
-/// Waits until each of them is shown, and insists that none is shown twice.
-fn await_numbered(up: &Installation, stage: &Stage, allowed: Duration) -> Result<()> {
-    let mut counts = BTreeMap::new();
-    let all = eventually(allowed, || {
-        counts.clear();
-        for event in execs(up)?.iter().filter(|event| mentions_mark(event, stage)) {
-            let number = argument(event, 1).and_then(|argument| argument.parse::<usize>().ok());
-            *counts.entry(number).or_insert(0) += 1;
-        }
-        Ok((0..NUMBERED).all(|number| counts.contains_key(&Some(number))).then_some(()))
-    })?;
-    let once = (0..NUMBERED).all(|number| counts.get(&Some(number)) == Some(&1));
-    ensure!(all.is_some() && once, "execs shown: {counts:?}:\n{}", up.output());
-    Ok(())
-}
+const NUMBERED: std::ops::Range<usize> = 0..20;
 
 fn execs(up: &Installation) -> Result<Vec<Value>> {
-    up.lines(&["events", "--json", "--kind", "exec", "--since", "1h", "--limit", "1000000"])
-}
-
-fn argument(event: &Value, index: usize) -> Option<&str> {
-    event["process"]["argv"][index].as_str()
-}
-
-fn mentions_mark(event: &Value, stage: &Stage) -> bool {
-    event["process"]["cwd"].as_str().is_some_and(|cwd| mentions(stage.mark(), cwd))
+    up.events("exec", "1h")
 }
 
 /// Waits until an exec with this mark in its working directory is shown.

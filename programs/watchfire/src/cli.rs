@@ -81,6 +81,9 @@ pub(crate) struct UpOptions {
     /// Settings of the local agent [default: agent.json in the data directory, if it is there]
     #[arg(long, value_name = "FILE")]
     pub(crate) agent_config: Option<PathBuf>,
+    /// Another program than this one to start as the agent
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) agent_program: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -39,7 +39,7 @@ pub(crate) fn run(target: &Target, options: &UpOptions) -> anyhow::Result<()> {
     let mut told = signals.block_on(async { Told::new() }).context("wait for signals")?;
     let config = agent_config(options, &data_dir)?;
     let server = Server::start(ServerSettings::new(&data_dir, options.listen))?;
-    let mut agent = LocalAgent::start(&server, &data_dir, config);
+    let mut agent = LocalAgent::start(&server, &data_dir, config, options.agent_program.clone());
     let waited = announce(&server, &data_dir).map(|()| signals.block_on(told.wait(&mut agent)));
     let agent_stopped = agent.stop(AGENT_STOPS_WITHIN);
     let server_stopped = server.stop(SERVER_STOPS_WITHIN);
@@ -103,17 +103,25 @@ struct LocalAgent {
     socket: PathBuf,
     data_dir: PathBuf,
     config: Option<PathBuf>,
+    /// In place of this executable.
+    program: Option<PathBuf>,
     child: Option<Child>,
     started: Instant,
     pause: Duration,
 }
 
 impl LocalAgent {
-    fn start(server: &ServerHandle, data_dir: &Path, config: Option<PathBuf>) -> Self {
+    fn start(
+        server: &ServerHandle,
+        data_dir: &Path,
+        config: Option<PathBuf>,
+        program: Option<PathBuf>,
+    ) -> Self {
         let mut agent = LocalAgent {
             socket: server.agent_socket(),
             data_dir: data_dir.to_owned(),
             config,
+            program,
             child: None,
             started: Instant::now(),
             pause: FIRST_PAUSE,
@@ -124,12 +132,38 @@ impl LocalAgent {
 
     fn spawn(&mut self) {
         self.started = Instant::now();
-        match spawn_agent(&self.socket, &self.data_dir, self.config.as_deref()) {
+        match self.spawn_agent() {
             Ok(child) => self.child = Some(child),
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "the agent did not start; will retry")
             }
         }
+    }
+
+    /// Starts this executable again as the agent, or the program that stands in for it. It holds the read end of a pipe as its
+    /// stdin, whose other end is this process': when this process dies, by whatever cause, the agent sees the end of its input and
+    /// ends too.
+    fn spawn_agent(&self) -> anyhow::Result<Child> {
+        let state_dir = self.data_dir.join("agent");
+        fs::create_dir_all(&state_dir).with_context(|| format!("make {}", state_dir.display()))?;
+        let mut command = match &self.program {
+            Some(program) => Command::new(program),
+            None => {
+                let mut command = Command::new("/proc/self/exe");
+                command.arg0("watchfire-agent").args(AGENT);
+                command
+            }
+        };
+        command.args(["run", "--stop-at-stdin-end", "--server-socket"]).arg(&self.socket);
+        command.arg("--state-dir").arg(&state_dir);
+        // The data directory is this installation's alone already; another one beside it on a developer's host may be meant.
+        command.arg("--lock").arg(state_dir.join("agent.lock"));
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        // A group of its own: a Ctrl-C at the terminal is for this process, which then stops the agent in order.
+        command.process_group(0).stdin(Stdio::piped());
+        command.spawn().with_context(|| format!("start {} as the agent", command.get_program().display()))
     }
 
     /// Notices its end and starts it again, later each time that it ends soon.
@@ -178,22 +212,4 @@ impl LocalAgent {
         }
         false
     }
-}
-
-/// Starts this executable again as the agent. It holds the read end of a pipe as its stdin, whose other end is this
-/// process': when this process dies, by whatever cause, the agent sees the end of its input and ends too.
-fn spawn_agent(socket: &Path, data_dir: &Path, config: Option<&Path>) -> anyhow::Result<Child> {
-    let state_dir = data_dir.join("agent");
-    fs::create_dir_all(&state_dir).with_context(|| format!("make {}", state_dir.display()))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("watchfire-agent").args(AGENT).arg("run");
-    command.arg("--server-socket").arg(socket).arg("--state-dir").arg(&state_dir).arg("--stop-at-stdin-end");
-    // The data directory is this installation's alone already; another one beside it on a developer's host may be meant.
-    command.arg("--lock").arg(state_dir.join("agent.lock"));
-    if let Some(config) = config {
-        command.arg("--config").arg(config);
-    }
-    // A group of its own: a Ctrl-C at the terminal is for this process, which then stops the agent in order.
-    command.process_group(0).stdin(Stdio::piped());
-    command.spawn().context("start this executable again as the agent")
 }
