@@ -14,6 +14,7 @@ use crate::workspace;
 mod crowd;
 mod endure;
 mod idle;
+mod kills;
 mod latency;
 mod page;
 mod rules;
@@ -55,6 +56,12 @@ pub(crate) struct Options {
     /// How long the idle agent is watched, and the long storm lasts
     #[arg(long, default_value_t = 10)]
     minutes: u32,
+    /// How often the agent is killed
+    #[arg(long, default_value_t = 1000)]
+    count: u64,
+    /// What the kills are drawn from [default: the clock]
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,15 +80,21 @@ enum Name {
     Idle,
     /// A storm of many minutes, and one that trips the breaker
     Endure,
+    /// The agent killed again and again during traffic; takes an hour, and runs only when it is named
+    Kills,
 }
 
 /// Runs what was asked for and writes its part of the page.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |name| options.name.is_none_or(|only| only == name);
-    let started = wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency);
+    let killed = options.name == Some(Name::Kills);
+    let started = killed || wanted(Name::Storm) || wanted(Name::Fallback) || wanted(Name::Latency);
     let started = started || wanted(Name::Scans) || wanted(Name::Idle) || wanted(Name::Endure);
     if started && std::env::var_os("WATCHFIRE_BIN").is_none() {
         command::run(&mut cargo(&["build", "--release", "--locked", "--package", "watchfire-program"]))?;
+    }
+    if killed {
+        return page::write_misbehaviour("kills", &kills::measure(options.count, options.seed)?);
     }
     let folder = folder()?;
     let storm = Storm::prepare(&folder, options.execs, options.rounds)?;

@@ -42,6 +42,16 @@ pub(super) fn write(name: &str, section: &str) -> Result<()> {
     fs::write(path(), page).with_context(|| format!("write {}", path().display()))
 }
 
+/// Puts a section of docs/misbehaviour.md in place of the one that is there.
+pub(super) fn write_misbehaviour(name: &str, section: &str) -> Result<()> {
+    let path = workspace::root().join("docs/misbehaviour.md");
+    let old = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let body = between(&old, &opening(name), &closing(name))
+        .with_context(|| format!("{} has no section {name}", path.display()))?;
+    let page = old.replacen(body, &format!("\n{}\n\n{}\n", section.trim(), machine()), 1);
+    fs::write(&path, page).with_context(|| format!("write {}", path.display()))
+}
+
 fn with_section(old: &str, name: &str, section: &str) -> String {
     let mut page = METHOD.to_owned();
     for known in SECTIONS {
