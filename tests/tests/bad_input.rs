@@ -14,9 +14,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use watchfire_behavior::{BEHAVIORS, Stage, mentions};
+use watchfire_smalldisk::SmallDisk;
 use watchfire_tests::{
-    Begun, Ground, Installation, SmallDisk, alive, argument, await_numbered, eventually, free_port, obstacle,
-    program, run_numbered, run_with, runs_in,
+    Begun, Ground, Installation, alive, argument, await_numbered, eventually, free_port, obstacle, program,
+    run_numbered, run_with, runs_in,
 };
 
 /// One installation at a time: two agents on a host see each other's work.
@@ -26,6 +27,8 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// The server's longest pause between two tries of a store that refused is 5 s.
 const STORED_AGAIN_WITHIN: Duration = Duration::from_secs(20);
+/// Room for some minutes of a busy machine's events, and filled in an instant.
+const DISK: u64 = 32 << 20;
 /// Clears the screen, sets the title, rings, turns the reading direction round, breaks the line, is no UTF-8.
 const HOSTILE: &[u8] = b"\x1b[2J\x1b]0;owned\x07\xe2\x80\xaegnp.exe\nforged line\xff";
 
@@ -296,7 +299,7 @@ const REFUSALS: usize = 6;
 fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
     scenario(|| {
         let ground = Ground::new()?;
-        let disk = SmallDisk::mount_on(&ground.data())?;
+        let disk = SmallDisk::mount_on(&ground.data(), DISK)?;
         let up = ground.start()?;
         let agent = up.agent_processes();
         let (early, late) = (Stage::new()?, Stage::new()?);
@@ -347,7 +350,7 @@ fn a_full_disk_is_named_and_waited_out_and_nothing_is_lost() -> Result<()> {
 fn a_stop_and_a_refused_start_on_a_full_disk_lose_nothing_stored() -> Result<()> {
     scenario(|| {
         let ground = Ground::new()?;
-        let disk = SmallDisk::mount_on(&ground.data())?;
+        let disk = SmallDisk::mount_on(&ground.data(), DISK)?;
         let up = ground.start()?;
         let (early, late) = (Stage::new()?, Stage::new()?);
         run_numbered(&early, NUMBERED)?;

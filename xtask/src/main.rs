@@ -5,6 +5,7 @@ mod boundaries;
 mod bpf;
 mod command;
 mod deny;
+mod dist;
 mod fuzz;
 mod kernels;
 mod metadata;
@@ -30,6 +31,8 @@ struct Cli {
 enum Task {
     /// Installs what the tests need, then runs formats, lints, all tests (as root) and docs
     Test(test::Options),
+    /// Builds the agent as it is shipped, one static executable in target/static/, and checks that it is one
+    Dist,
     /// Installs by package manager what the tests need and this machine lacks
     Setup,
     /// Compiles bpf/*.bpf.c to bpf/objects/ (needs clang-19)
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Test(options) => test::run(&options),
+        Task::Dist => dist::run().map(|note| println!("{note}")),
         Task::Setup => setup::install_missing().map(|_| ()),
         Task::Bpf { check } => bpf::run(check),
         Task::Proto { check } => proto::run(check),

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::command::{self, cargo};
 use crate::step::Steps;
-use crate::{boundaries, bpf, deny, proto, setup, style};
+use crate::{boundaries, bpf, deny, dist, proto, setup, style};
 
 mod cargo_test;
 
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     step("build-tests", Some("build"), || cargo_run(&["test", "--workspace", "--no-run", "--locked"])),
     step("test", Some("build-tests"), || test(&["--workspace", "--exclude", "watchfire-tests"])),
     step("scenarios", Some("build-tests"), scenarios),
+    step("dist", Some("build"), dist::run),
     step("doc", Some("setup"), doc),
 ];
 

@@ -16,6 +16,7 @@ use crate::doctor::{self, Patient};
 use crate::master::{self, MasterOrders};
 use crate::plugin_command::PluginCommand;
 use crate::settings::{self, AgentSettings};
+use crate::supervisor::{self, SupervisorOrders};
 use crate::worker::{self, WorkerOrders};
 use crate::workers::WorkerName;
 
@@ -43,21 +44,49 @@ pub enum AgentCommand {
     Worker(WorkerCommand),
 }
 
-/// Arguments of `run`.
+/// Where the settings come from.
 #[derive(Debug, Args)]
-pub struct RunArgs {
-    /// The server's socket.
-    #[arg(long, value_name = "PATH")]
-    server_socket: PathBuf,
+pub(crate) struct SettingsArgs {
+    /// Settings, as partial JSON over the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// How a report is printed.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// JSON Lines instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is an agent's own on this host.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArgs {
     /// Where the agent keeps its host id.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Held while the agent runs: a second agent that finds it held does not start.
     #[arg(long, value_name = "FILE", default_value = LOCK)]
     lock: PathBuf,
-    /// Settings, as partial JSON over the defaults.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The server's socket.
+    #[arg(long, value_name = "PATH")]
+    server_socket: PathBuf,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Start the agent as a child, and again when it dies or hangs; for hosts without systemd.
+    #[arg(long, conflicts_with_all = ["supervised", "stop_at_stdin_end"])]
+    supervise: bool,
+    /// Started by that.
+    #[arg(long, hide = true)]
+    supervised: bool,
     /// End when stdin ends.
     #[arg(long, hide = true)]
     stop_at_stdin_end: bool,
@@ -66,29 +95,21 @@ pub struct RunArgs {
 /// Arguments of `sources`.
 #[derive(Debug, Args)]
 pub struct SourcesArgs {
-    /// Settings, as partial JSON over the defaults.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// JSON Lines instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Where the agent keeps its host id.
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    state_dir: PathBuf,
-    /// The lock that an agent on this host holds.
-    #[arg(long, value_name = "FILE", default_value = LOCK)]
-    lock: PathBuf,
-    /// Settings, as partial JSON over the defaults.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// JSON Lines instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// Arguments of `config`.
@@ -157,6 +178,12 @@ pub struct WorkerArgs {
     incarnation: u64,
 }
 
+impl SettingsArgs {
+    fn load(&self, catalog: &Catalog) -> Result<AgentSettings> {
+        Ok(AgentSettings::load(self.config.as_deref(), catalog)?)
+    }
+}
+
 impl AgentCommand {
     /// Does it. `reexec` are the arguments that make this executable an agent, before the agent's own; `catalog` holds the apps it
     /// has. Into `log` goes what the workers print; without one they share this process' standard error.
@@ -170,29 +197,38 @@ impl AgentCommand {
         catalog: Catalog,
     ) -> Result<()> {
         match self {
-            AgentCommand::Run(args) => master::run(MasterOrders {
-                server: args.server_socket,
-                state_dir: args.state_dir,
-                lock: args.lock,
-                config: args.config,
-                log,
-                catalog,
-                reexec,
-                stop_at_stdin_end: args.stop_at_stdin_end,
-            }),
+            AgentCommand::Run(args) => {
+                if args.supervise {
+                    return supervisor::run(&SupervisorOrders::new(args.place.lock, master::STATUS_EVERY));
+                }
+                if args.supervised {
+                    let state_dir = args.place.state_dir.clone();
+                    supervisor::end_with_supervisor(state_dir).context("watch for the supervisor's end")?;
+                }
+                master::run(MasterOrders {
+                    server: args.server_socket,
+                    state_dir: args.place.state_dir,
+                    lock: args.place.lock,
+                    config: args.settings.config,
+                    log,
+                    catalog,
+                    reexec,
+                    stop_at_stdin_end: args.stop_at_stdin_end || args.supervised,
+                })
+            }
             AgentCommand::Sources(args) => {
-                let settings = AgentSettings::load(args.config.as_deref(), &catalog)?;
+                let settings = args.settings.load(&catalog)?;
                 let parts = worker::try_sources(&catalog, &settings);
-                print_sources(&parts, args.json).context("print the sources")
+                print_sources(&parts, args.report.json).context("print the sources")
             }
             AgentCommand::Config(args) => configure(&args),
             AgentCommand::Plugin(command) => command.execute(),
             AgentCommand::Doctor(args) => {
-                let settings = AgentSettings::load(args.config.as_deref(), &catalog)?;
-                let (state_dir, lock) = (&args.state_dir, &args.lock);
+                let settings = args.settings.load(&catalog)?;
+                let (state_dir, lock) = (&args.place.state_dir, &args.place.lock);
                 let patient = Patient { settings: &settings, catalog: &catalog, state_dir, lock, reexec };
                 anyhow::ensure!(
-                    doctor::run(&patient, args.json)?,
+                    doctor::run(&patient, args.report.json)?,
                     "no source of processes works on this host"
                 );
                 Ok(())

@@ -5,7 +5,8 @@
 //! `uplink.rs` → server.
 //!
 //! What keeps it from hurting its host: `master.rs` starts each worker (`workers.rs`, `worker_process.rs`) under `confinement.rs`, watches it and
-//! the host (`watch.rs`), and stops it while a breaker is open. Each change is an event (`reports.rs`).
+//! the host (`watch.rs`), and stops it while a breaker is open. Each change is an event (`reports.rs`). Who looks after the master is the
+//! host's service manager, or `supervisor.rs`.
 //!
 //! External plug-ins: `plugins.rs` (`plugin_command.rs`: keys and signatures).
 //!
@@ -28,6 +29,7 @@ mod plugin_command;
 mod plugins;
 mod reports;
 mod settings;
+mod supervisor;
 mod uplink;
 mod watch;
 mod worker;

@@ -46,7 +46,7 @@ const SHELVE_GRACE: Duration = Duration::from_millis(1500);
 /// Processes and cgroups of an earlier life have this long to be gone.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 /// How often the master speaks of the agent as a whole, besides when something changes.
-const STATUS_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// A master that looked around that much later than it meant to was stopped itself, or starved: it cannot tell who was silent.
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -159,7 +159,7 @@ impl Master {
         if let Some(home) = &home {
             clear_leftovers(home);
         }
-        let seed = host_seed(&identity);
+        let seed = identity.host.seed();
         let limits = &configuration.settings().limits;
         let host = HostWatch::new(limits, seed, now);
         let own = WorkerName::ALL.iter().filter(|name| !orders.catalog.names(**name).is_empty());
@@ -210,7 +210,7 @@ impl Master {
                 None => {
                     let name = format!("plugin-{name}");
                     let watch =
-                        WorkerWatch::new(&name, limits, &limits.plugin, host_seed(&self.identity), now);
+                        WorkerWatch::new(&name, limits, &limits.plugin, self.identity.host.seed(), now);
                     self.workers.push(Supervised::new(&name, role, watch, now));
                 }
             }
@@ -535,7 +535,7 @@ impl Master {
         let revision = self.configuration.revision().to_string();
         info!(revision, why, "settings in force");
         self.teller.tell("configuration", &[("state", "in force"), ("revision", &revision), ("why", why)]);
-        let seed = host_seed(&self.identity);
+        let seed = self.identity.host.seed();
         let limits = &self.configuration.settings().limits;
         self.host.limit(limits, seed, now);
         for worker in &mut self.workers {
@@ -579,11 +579,6 @@ impl Master {
         crate::worker::inherit_link(&mut command, link);
         command
     }
-}
-
-/// What spreads this host's waits from other hosts'.
-fn host_seed(identity: &Identity) -> u64 {
-    u64::from_le_bytes(identity.host.0[..8].try_into().expect("eight of sixteen bytes"))
 }
 
 fn limits_of<'l>(limits: &'l RawLimits, role: &Role) -> &'l RawWorkerLimits {

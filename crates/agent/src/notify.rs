@@ -1,5 +1,5 @@
 //! Telling the service manager that started us: ready, alive, stopping (sd_notify(3): one datagram of lines to the socket in
-//! `NOTIFY_SOCKET`). Where there is none, nothing is told.
+//! `NOTIFY_SOCKET`). Where there is none, nothing is told. Our own supervisor (`supervisor.rs`) hears the same words.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,6 +18,18 @@ pub(crate) enum Word {
     Alive,
     /// Told to stop, and stopping.
     Stopping,
+}
+
+impl Word {
+    /// Those in a datagram; a line that is none of them is passed over.
+    pub(crate) fn all_in(text: &[u8]) -> impl Iterator<Item = Word> {
+        text.split(|byte| *byte == b'\n').filter_map(|line| match line {
+            b"READY=1" => Some(Word::Ready),
+            b"WATCHDOG=1" => Some(Word::Alive),
+            b"STOPPING=1" => Some(Word::Stopping),
+            _ => None,
+        })
+    }
 }
 
 /// The way to the service manager.

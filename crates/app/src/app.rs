@@ -105,15 +105,7 @@ impl AppError {
     pub fn text(&self) -> String {
         match self {
             AppError::Unavailable { why, .. } => why.clone(),
-            AppError::Failed(error) => {
-                let mut text = error.to_string();
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    text = format!("{text}: {error}");
-                    cause = error.source();
-                }
-                text
-            }
+            AppError::Failed(error) => watchfire_event::with_causes(error.as_ref()),
         }
     }
 }

@@ -102,12 +102,11 @@ impl<F: Send + 'static> Lane<F> {
     /// A lane of these apps, none of which is started before the first round.
     pub fn new(host: Host, settings: LaneSettings, apps: Vec<(AppKind<F>, Document)>) -> Self {
         let now = host.clock.now();
-        let seed = u64::from_le_bytes(host.id.0[..8].try_into().expect("eight of sixteen bytes"));
         let pulse = Arc::new(Pulse::new(now, apps.iter().map(|(kind, _)| kind.name()).collect()));
         let residents =
             apps.into_iter().map(|(kind, document)| Resident::new(kind, document, &settings, now)).collect();
         // Two workers of one host need not wait alike; two lives of one should not either.
-        let random = Random::seeded(seed ^ u64::from(std::process::id()));
+        let random = Random::seeded(host.id.seed() ^ u64::from(std::process::id()));
         Lane { host, settings, residents, random, pulse, woken: false, vain: 0 }
     }
 

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use watchfire_behavior::{BEHAVIORS, Behavior, BehaviorError, Stage, child_main_if_asked, missing};
+use watchfire_event::with_causes;
 
 /// Begins the reason of what could not run here.
 const SKIPPED: &str = "skipped: ";
@@ -93,15 +94,15 @@ fn perform(
         return Err(format!("{SKIPPED}{reason}"));
     }
     let before = Traces::now()?;
-    let stage = Stage::new().map_err(|error| describe(&error))?;
+    let stage = Stage::new().map_err(|error| with_causes(&error))?;
     let (dir, mark) = (stage.dir().to_owned(), stage.mark().to_owned());
     let began = Instant::now();
     let result = deed(&stage);
     let took = began.elapsed();
-    stage.close().map_err(|error| describe(&error))?;
+    stage.close().map_err(|error| with_causes(&error))?;
     match result {
         Err(BehaviorError::Unavailable(reason)) => return Err(format!("{SKIPPED}{reason}")),
-        Err(error) => return Err(describe(&error)),
+        Err(error) => return Err(with_causes(&error)),
         Ok(()) => {}
     }
     if dir.exists() {
@@ -110,16 +111,6 @@ fn perform(
     nothing_bears(&mark)?;
     Traces::now()?.compare(&before)?;
     Ok(took)
-}
-
-fn describe(error: &BehaviorError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 /// What a behaviour must leave as it found it.

@@ -45,6 +45,15 @@ id128!(
     /// A machine with one agent. Made once and kept on the host; the host's name may change, this does not.
     HostId, "host id"
 );
+
+impl HostId {
+    /// The same number on this host each time, another on most others: for what spreads the hosts of a fleet in time.
+    pub fn seed(self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
 id128!(
     /// One boot of a host: `/proc/sys/kernel/random/boot_id`.
     BootId, "boot id"

@@ -6,6 +6,7 @@
 mod alert;
 #[cfg(feature = "arbitrary")]
 pub mod arbitrary;
+mod causes;
 mod clock;
 mod event;
 mod ids;
@@ -16,6 +17,7 @@ mod report;
 mod sighting;
 
 pub use alert::{Alert, AlertTimes, Level, MatchedField, ProcessNode, RuleId};
+pub use causes::with_causes;
 pub use clock::{BootNanos, UnixNanos};
 pub use event::{
     Body, Event, FileAction, FileActivity, Flow, Kind, LoginAttempt, MountActivity, NamespaceActivity,

@@ -36,19 +36,27 @@ impl Default for RetryPolicy {
 /// Shared by reference between threads.
 #[derive(Debug)]
 pub struct RetryBudget {
-    bucket: Mutex<TokenBucket>,
+    /// `None`: no limit.
+    bucket: Option<Mutex<TokenBucket>>,
 }
 
 impl RetryBudget {
     /// `retries` in any minute on the average, and as many in one burst.
     pub fn per_minute(retries: u32, now: Instant) -> Self {
         let retries = u64::from(retries);
-        RetryBudget { bucket: Mutex::new(TokenBucket::new(Rate::per_minute(retries), retries, now)) }
+        let bucket = TokenBucket::new(Rate::per_minute(retries), retries, now);
+        RetryBudget { bucket: Some(Mutex::new(bucket)) }
+    }
+
+    /// As many as the policy allows: for what no one else calls, such as the own disk.
+    pub const fn unlimited() -> Self {
+        RetryBudget { bucket: None }
     }
 
     fn take(&self, now: Instant) -> bool {
+        let Some(bucket) = &self.bucket else { return true };
         // A bucket is sound at every step, whoever panicked.
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1, now)
+        bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1, now)
     }
 }
 
@@ -231,6 +239,15 @@ mod tests {
         let error = run(&policy, 4, &Standing::new(), 1000).unwrap_err();
         assert_eq!((error.gave_up, error.attempts), (GaveUp::Budget, 5));
         assert_eq!(run(&policy, 0, &Standing::new(), 1).unwrap(), 1);
+    }
+
+    #[test]
+    fn without_a_budget_and_an_end_only_success_or_a_stop_ends_it() {
+        let clock = Standing { stop_at_wait: Some(5000), ..Standing::new() };
+        let op = |attempt| Err::<(), _>(Failed(attempt));
+        let error =
+            retry(&endless(), &RetryBudget::unlimited(), &mut Random::seeded(5), &clock, op).unwrap_err();
+        assert_eq!((error.gave_up, error.attempts), (GaveUp::Stopped, 5000));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use watchfire_agent::{AgentSettings, Catalog};
+use watchfire_event::UnixNanos;
+use watchfire_pace::{Backoff, BackoffSettings, Random};
 use watchfire_server::{Server, ServerHandle, ServerSettings, default_data_dir};
 
 use crate::cli::{AGENT, Target, UpOptions};
@@ -21,9 +23,12 @@ const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(4);
 const SERVER_STOPS_WITHIN: Duration = Duration::from_secs(5);
 /// How often the agent is looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// Pauses before an agent that ended is started again.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// Between the end of an agent and the start of the next.
+const RESPAWN: BackoffSettings = BackoffSettings {
+    first: Duration::from_secs(1),
+    cap: Duration::from_secs(30),
+    floor: Duration::from_millis(500),
+};
 /// An agent that ran this long had started well.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -107,7 +112,10 @@ struct LocalAgent {
     program: Option<PathBuf>,
     child: Option<Child>,
     started: Instant,
-    pause: Duration,
+    respawn: Backoff,
+    random: Random,
+    /// Before this none is started again.
+    not_before: Instant,
 }
 
 impl LocalAgent {
@@ -124,7 +132,9 @@ impl LocalAgent {
             program,
             child: None,
             started: Instant::now(),
-            pause: FIRST_PAUSE,
+            respawn: Backoff::new(RESPAWN),
+            random: Random::seeded(UnixNanos::now().0.cast_unsigned()),
+            not_before: Instant::now(),
         };
         agent.spawn();
         agent
@@ -135,7 +145,8 @@ impl LocalAgent {
         match self.spawn_agent() {
             Ok(child) => self.child = Some(child),
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "the agent did not start; will retry")
+                tracing::error!(error = format!("{error:#}"), "the agent did not start; will retry");
+                self.ended();
             }
         }
     }
@@ -177,13 +188,18 @@ impl LocalAgent {
                 }
                 Err(error) => tracing::error!(%error, "the agent is lost; will start it again"),
             }
-            self.child = None;
-            let steady = self.started.elapsed() >= STEADY;
-            self.pause = if steady { FIRST_PAUSE } else { (self.pause * 2).min(LAST_PAUSE) };
-            self.started = Instant::now();
-        } else if self.started.elapsed() >= self.pause {
+            self.ended();
+        } else if Instant::now() >= self.not_before {
             self.spawn();
         }
+    }
+
+    fn ended(&mut self) {
+        self.child = None;
+        if self.started.elapsed() >= STEADY {
+            self.respawn.reset();
+        }
+        self.not_before = Instant::now() + self.respawn.next_wait(&mut self.random);
     }
 
     /// Asks it to stop, waits, and kills it when it does not; false when it had to be killed.

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 use watchfire_app::{App, AppError, OutOfRange, Part, PartState, Sandbox, Settings};
-use watchfire_event::Sighting;
+use watchfire_event::{Sighting, with_causes};
 use watchfire_sensor::ebpf::{self, EbpfSettings, ModuleHooks, Object};
 
 use super::tap::{Tap, through_the_tap};
@@ -56,21 +56,6 @@ pub(super) fn unavailable(name: &'static str, gives: &'static str, error: &dyn s
     let why = with_causes(error);
     tracing::warn!(source = name, error = why, "source unavailable");
     Part { name, state: PartState::Unavailable, gives, details: vec![why] }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Some errors already show their source in their own text.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// Checks the size of a ring: rings are powers of two.

@@ -1,8 +1,4 @@
-use std::os::fd::{AsRawFd, OwnedFd};
-
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
+use watchfire_smalldisk::SmallDisk;
 
 use super::*;
 
@@ -194,24 +190,17 @@ fn what_is_no_regular_file_is_refused_and_nobody_waits_for_a_reader() {
     assert!(matches!(missing, LogError::Open { path, .. } if path.ends_with("no/such")));
 }
 
-/// A file system of this many bytes that nothing else sees, gone with the descriptor. Needs root.
-fn small_disk(bytes: u64) -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "size", bytes.to_string())?;
-    fsconfig_create(&context)?;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
-}
-
 #[test]
 fn a_full_disk_costs_lines_tears_none_into_another_and_is_told_when_there_is_room() {
-    let disk = match small_disk(48 << 10) {
-        Err(error) if !rustix::process::geteuid().is_root() => {
+    let root = tempfile::tempdir().unwrap();
+    let _disk = match SmallDisk::mount_privately(root.path(), 48 << 10) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             eprintln!("skipped: a disk of its own needs root: {error}");
             return;
         }
         other => other.unwrap(),
     };
-    let root = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+    let root = root.path();
     let ballast = root.join("ballast");
     fs::write(&ballast, [0; 16 << 10]).unwrap();
     let mut pair = pair(&root.join("agent.log"));

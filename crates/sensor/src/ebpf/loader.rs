@@ -5,6 +5,7 @@ use std::io;
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::{Btf, Ebpf, EbpfLoader};
+use watchfire_event::with_causes;
 
 use super::attach::{Link, Places, load_program};
 use super::error::{EbpfError, refused_or};
@@ -65,7 +66,7 @@ fn attach_all(settings: &EbpfSettings, object: Object, image: &Image) -> Result<
             (Ok(link), _) => links.push(link),
             (Err(error), None) => return Err(error),
             (Err(error), Some(blind)) => {
-                blind_spots.push(format!("{blind} ({})", chain(&error)));
+                blind_spots.push(format!("{blind} ({})", with_causes(&error)));
                 last = Some(error);
             }
         }
@@ -129,16 +130,4 @@ fn take_map(ebpf: &mut Ebpf, object: Object, name: &'static str) -> Result<Map, 
 
 fn unfit(object: Object, attempt: &'static str, source: impl StdError + Send + Sync + 'static) -> EbpfError {
     EbpfError::Unfit { object, attempt, source: Box::new(source) }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

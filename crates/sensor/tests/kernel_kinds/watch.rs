@@ -1,12 +1,11 @@
 //! A loaded source with what it has seen, and the report.
 
-use std::error::Error;
 use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use watchfire_event::{Books, Sighting};
+use watchfire_event::{Books, Sighting, with_causes};
 use watchfire_sensor::Source;
 use watchfire_sensor::ebpf::{self, EbpfSettings, EbpfSource, Object};
 
@@ -85,7 +84,7 @@ impl Watch {
             }
             Err(error) => {
                 report.failed += 1;
-                println!("object {} failed ({})", object.name(), chain(&error));
+                println!("object {} failed ({})", object.name(), with_causes(&error));
                 None
             }
         }
@@ -152,17 +151,6 @@ fn open_files() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").expect("own descriptors");
     let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     links.map(|link| link.to_string_lossy().into_owned()).collect()
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 /// `Ok` when equal, else both.

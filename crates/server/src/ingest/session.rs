@@ -5,8 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use watchfire_event::{Alert, Books, BootId, BootNanos, HostId, Kind, Stage, StreamId, UnixNanos};
+use watchfire_event::{
+    Alert, Books, BootId, BootNanos, HostId, Kind, Stage, StreamId, UnixNanos, with_causes,
+};
 use watchfire_lake::StreamMeta;
+use watchfire_pace::{BackoffSettings, Random, RetryBudget, RetryPolicy, Waiting, retry};
 use watchfire_wire::{ConversionError, FrameError, PROTOCOL, v1};
 
 use super::frame::{self, BadFrame, Incoming};
@@ -19,9 +22,16 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Synced and acknowledged at the latest after so many bytes or so long, when the agent never pauses.
 const SYNC_BYTES: usize = 4 << 20;
 const SYNC_AFTER: Duration = Duration::from_millis(100);
-/// Pauses between tries while a store refuses (a full disk).
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+/// While a store refuses (a full disk): as often as it takes.
+const RETRY: RetryPolicy = RetryPolicy {
+    backoff: BackoffSettings {
+        first: Duration::from_millis(100),
+        cap: Duration::from_secs(5),
+        floor: Duration::from_millis(100),
+    },
+    attempts: None,
+    deadline: None,
+};
 /// A connection that its agent has left is read to its end in this time. One that is still open then was taken over by another
 /// agent with the same identity; both are served.
 const PREDECESSOR_LEAVES: Duration = Duration::from_secs(3);
@@ -410,24 +420,47 @@ fn retried_while<T, E: std::error::Error + Send + Sync + 'static>(
     peer_waits: impl Fn() -> bool,
     step: impl Fn() -> Result<T, E>,
 ) -> Result<T, SessionError> {
-    let mut pause = FIRST_RETRY;
-    loop {
-        let error = match step() {
-            Ok(done) => return Ok(done),
-            Err(error) => anyhow::Error::from(error),
-        };
-        tracing::error!(error = format!("{error:#}"), attempt, "the store refused; will retry");
-        let until = Instant::now() + pause;
-        while Instant::now() < until {
-            if shared.stopping() {
-                return Err(SessionError::StoreRefused);
+    let tried = |_| {
+        step().inspect_err(|error| {
+            let error = with_causes(error);
+            tracing::error!(error, attempt, "the store refused; will retry");
+        })
+    };
+    let wanted = Wanted { shared, peer_waits };
+    // Only to keep sessions from retrying in step.
+    let mut random = Random::seeded(UnixNanos::now().0.cast_unsigned());
+    retry(&RETRY, &RetryBudget::unlimited(), &mut random, &wanted, tried)
+        .map_err(|_| if shared.stopping() { SessionError::StoreRefused } else { SessionError::PeerLeft })
+}
+
+/// Waits as long as the server runs and the peer waits too.
+struct Wanted<'a, P> {
+    shared: &'a Shared,
+    peer_waits: P,
+}
+
+impl<P: Fn() -> bool> Waiting for Wanted<'_, P> {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wait(&self, time: Duration) -> bool {
+        let until = self.now() + time;
+        loop {
+            if self.shared.stopping() || !(self.peer_waits)() {
+                return true;
             }
-            if !peer_waits() {
-                return Err(SessionError::PeerLeft);
+            let left = until.saturating_duration_since(self.now());
+            if left.is_zero() {
+                return false;
             }
-            std::thread::sleep(TICK.min(pause));
+            std::thread::sleep(left.min(TICK));
         }
-        pause = (pause * 2).min(LAST_RETRY);
+    }
+
+    /// Only a wait is cut short: also a server that stops tries once to store what it was sent.
+    fn stopped(&self) -> bool {
+        false
     }
 }
 
