@@ -1,7 +1,7 @@
 //! The agent: a master that supervises, and workers that do the business.
 //!
 //! The way of one event: an app in `apps/` drains its source on the sensor worker's loop (`worker/sensor.rs`); `worker/pipeline.rs` resolves
-//! each sighting to an event and has it judged; event and alerts go by `worker/outbound.rs` → socket pair → `master.rs` → `outbox/` →
+//! each sighting to an event and has it judged; event and alerts go by `worker/outbound.rs` → socket pair → `relay.rs` → `outbox/` →
 //! `uplink.rs` → server.
 //!
 //! What keeps it from hurting its host: `master.rs` starts each worker (`workers.rs`, `worker_process.rs`) under `confinement.rs`, watches it and
@@ -27,8 +27,10 @@ mod outbox;
 mod own_use;
 mod plugin_command;
 mod plugins;
+mod relay;
 mod reports;
 mod settings;
+mod signals;
 mod supervisor;
 mod uplink;
 mod watch;

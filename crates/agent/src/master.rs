@@ -1,7 +1,6 @@
 //! The master: keeps the workers alive within their limits, relays what they send, and opens the uplink. It does no business
 //! itself, and none is done while the host's breaker is open.
 
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -20,9 +19,8 @@ use watchfire_event::{BootNanos, StreamId};
 use watchfire_host::Identity;
 use watchfire_logfile::LogFile;
 use watchfire_pace::{Change, Random};
-use watchfire_wire::v1::{self, agent_frame::Body};
+use watchfire_wire::v1;
 use watchfire_wire::worker::{Configure, MasterFrame, Shed, master_frame};
-use watchfire_wire::{ConversionError, read_raw_frame};
 
 use crate::catalog::Catalog;
 use crate::configuration::Configuration;
@@ -34,10 +32,11 @@ use crate::own_use::own_use;
 use crate::plugins::PluginRelay;
 use crate::reports::Teller;
 use crate::settings::{RawLimits, RawWorkerLimits};
+use crate::signals;
 use crate::uplink::Uplink;
 use crate::watch::{HostWatch, WorkerWatch};
 use crate::worker_process::WorkerProcess;
-use crate::workers::{Role, Slot, Supervised, WorkerName};
+use crate::workers::{Role, Supervised, WorkerName};
 
 /// What is on its way to the server when the master stops has this long to be acknowledged.
 const UPLINK_GRACE: Duration = Duration::from_secs(2);
@@ -91,9 +90,9 @@ pub(crate) fn run(orders: MasterOrders) -> Result<()> {
         Configuration::open(&orders.state_dir, orders.config.clone(), orders.catalog.clone())?;
     // Bounded by those who send: a relay announces one status at a time and one end, the control socket serves one at a time.
     let (notices, inbox) = mpsc::channel();
-    watch_signals(notices.clone()).context("watch for signals")?;
+    signals::watch_signals(notices.clone()).context("watch for signals")?;
     if orders.stop_at_stdin_end {
-        watch_stdin(notices.clone()).context("watch stdin")?;
+        signals::watch_stdin(notices.clone()).context("watch stdin")?;
     }
     let control = control::listen(&orders.state_dir, notices.clone());
     if let Err(error) = &control {
@@ -358,7 +357,8 @@ impl Master {
         let (notices, outbox) = (self.notices.clone(), self.outbox.clone());
         let slot = self.workers[index].new_slot(Instant::now());
         let relay = move |_tgid: u32, incoming: UnixStream| {
-            if let Err(error) = relay(incoming, life, &outbox, &slot, || announce(&notices, life)) {
+            if let Err(error) = crate::relay::run(incoming, life, &outbox, &slot, || announce(&notices, life))
+            {
                 let error = format!("{error:#}");
                 error!(worker = role.as_str(), error, "a worker is not listened to any longer");
                 slot.blame(error);
@@ -655,70 +655,6 @@ fn clear_leftovers(home: &CgroupHome) {
     for (cgroup, error) in leftovers.left {
         warn!(cgroup = %cgroup.display(), %error, "a cgroup of an earlier life stays");
     }
-}
-
-/// Moves a worker's frames to the outbox until it closes its link. `announce` is called for a status that lies in the slot.
-///
-/// # Errors
-/// The worker broke the protocol: it is to be ended.
-fn relay(
-    mut incoming: UnixStream,
-    life: WorkerLife,
-    outbox: &Outbox,
-    slot: &Slot,
-    announce: impl Fn(),
-) -> Result<()> {
-    while let Some(frame) = read_raw_frame(&mut incoming).context("its link broke")? {
-        slot.hear(Instant::now());
-        let status = accept(&frame, life, outbox).context("it sent a frame that is none")?;
-        // One that waits to be fetched was announced.
-        if let Some(status) = status
-            && slot.put(status)
-        {
-            announce();
-        }
-    }
-    Ok(())
-}
-
-/// A status is the master's; everything else goes into the outbox.
-fn accept(frame: &[u8], life: WorkerLife, outbox: &Outbox) -> Result<Option<v1::Status>, ConversionError> {
-    if watchfire_wire::batch_in_frame(frame).is_none()
-        && let Some(Body::Status(status)) = watchfire_wire::decode_agent_frame(frame)?.body
-    {
-        return Ok(Some(status));
-    }
-    outbox.take(life, frame)?;
-    Ok(None)
-}
-
-fn watch_signals(notices: mpsc::Sender<Notice>) -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in &mut signals {
-            let notice = match signal {
-                SIGHUP => Notice::Reload,
-                SIGTERM => Notice::Stop("SIGTERM"),
-                _ => Notice::Stop("SIGINT"),
-            };
-            if notices.send(notice).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(())
-}
-
-fn watch_stdin(notices: mpsc::Sender<Notice>) -> Result<()> {
-    thread::Builder::new().name("parent".into()).spawn(move || {
-        let mut byte = [0u8; 64];
-        while matches!(std::io::stdin().read(&mut byte), Ok(count) if count > 0) {}
-        if notices.send(Notice::Stop("the parent is gone")).is_err() {
-            warn!("the master is ending already");
-        }
-    })?;
-    Ok(())
 }
 
 fn wait_for(thread: JoinHandle<()>, grace: Duration) {
