@@ -33,6 +33,8 @@ struct Queue {
     alerts: VecDeque<Vec<u8>>,
     frames: VecDeque<Vec<u8>>,
     bytes: usize,
+    /// Whether a frame that was taken from here is being written.
+    writing: bool,
     closed: bool,
     broken: bool,
 }
@@ -71,7 +73,7 @@ impl Gate {
 pub(crate) struct LastWords(Shared);
 
 impl LastWords {
-    /// Sends a status, and waits until the writing thread has taken all that is queued, or `patience` is over.
+    /// Sends a status, and waits until all that is queued is written, or `patience` is over.
     pub(crate) fn say(&self, status: v1::Status, patience: Duration) {
         let (queue, changed) = &*self.0;
         let frame = encode(Body::Status(status));
@@ -81,7 +83,7 @@ impl LastWords {
         // Ahead of the events: there may be many, and a master that does not read.
         queue.alerts.push_back(frame);
         changed.notify_all();
-        while queue.bytes > 0 && !queue.broken && Instant::now() < deadline {
+        while (queue.bytes > 0 || queue.writing) && !queue.broken && Instant::now() < deadline {
             drop(queue);
             thread::sleep(Duration::from_millis(10));
             queue = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,10 +295,12 @@ fn write_all(mut link: UnixStream, shared: &Shared) {
 fn next(shared: &Shared) -> Option<Vec<u8>> {
     let (queue, changed) = &**shared;
     let mut queue = queue.lock().expect("no thread panics while it holds the queue");
+    queue.writing = false;
     loop {
         let alert = queue.alerts.pop_front();
         if let Some(frame) = alert.or_else(|| queue.frames.pop_front()) {
             queue.bytes -= frame.len();
+            queue.writing = true;
             return Some(frame);
         }
         if queue.closed {
