@@ -209,11 +209,12 @@ fn settle(books: &mut Books, extra: &Tally) {
         let of_kind = books.rows().any(|row| row.kind == kind);
         let mut needed = count;
         for stage in BACKWARDS {
-            // Nothing can be said of a stage that these books do not mention; a life without books had at least all but the first.
+            // Nothing can be said of stages before the first that these books mention; a life without books had at least all but
+            // the first. Behind that one none is left out, whether it is mentioned yet or not.
             let spoken_of = match of_kind {
-                true => books.get(stage, kind).is_some(),
+                true => books.rows().any(|row| row.kind == kind && row.stage <= stage),
                 false if silent => stage != Stage::Kernel,
-                false => books.rows().any(|row| row.stage == stage),
+                false => books.rows().any(|row| row.stage <= stage),
             };
             if needed == 0 || !(stage == Stage::Uplink || spoken_of) {
                 continue;
@@ -264,5 +265,48 @@ fn add_losses(books: &mut Books, kind: Kind, losses: &Losses) {
         if lost.get(kind) > 0 {
             *books.entry(Stage::Uplink, kind).dropped.entry(*reason).or_default() += lost.get(kind);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use watchfire_event::Counts;
+
+    use super::*;
+
+    #[test]
+    fn events_that_come_before_the_worker_has_spoken_of_them_cross_every_stage() {
+        // A sensor worker's first words: its hooks are in the kernel and have counted nothing, or a little, or not this kind.
+        for (told, exec) in [(Kind::Exec, 0), (Kind::Exec, 3), (Kind::Fork, 0)] {
+            let mut first = Books::default();
+            *first.entry(Stage::Kernel, told) = Counts { seen: exec, passed: exec, ..Counts::default() };
+            *first.entry(Stage::Sensor, told) = Counts { seen: exec, held: exec, ..Counts::default() };
+            let received: Tally = [(Kind::Exec, 56)].into_iter().collect();
+            let mut books = StreamBooks::default();
+            books.reported(1, first);
+            books.received(1, &received);
+            assert_eq!(books.at(&received, &Tally::default()).faults(), [""; 0], "{told:?} {exec}");
+            books.ended(1);
+            assert_eq!(books.at(&received, &Tally::default()).faults(), [""; 0], "{told:?} {exec}, ended");
+        }
+    }
+
+    #[test]
+    fn the_same_where_only_the_kernel_was_spoken_of() {
+        let mut first = Books::default();
+        *first.entry(Stage::Kernel, Kind::Exec) = Counts::default();
+        let received: Tally = [(Kind::Exec, 56)].into_iter().collect();
+        let mut books = StreamBooks::default();
+        books.reported(1, first);
+        books.received(1, &received);
+        // Another worker's life has spoken of all stages.
+        let mut other = Books::default();
+        for stage in BACKWARDS {
+            *other.entry(stage, Kind::Exec) = Counts { seen: 1463, passed: 1463, ..Counts::default() };
+        }
+        books.reported(2, other);
+        books.received(2, &[(Kind::Exec, 1463)].into_iter().collect());
+        let passed = [(Kind::Exec, 1519)].into_iter().collect();
+        assert_eq!(books.at(&passed, &Tally::default()).faults(), [""; 0]);
     }
 }
