@@ -187,6 +187,8 @@ mod tests {
                 library("watchfire-lake", &[]),
                 library("watchfire-alertdb", &[]),
                 library("watchfire-rule", &[]),
+                library("watchfire-app", &[]),
+                library("watchfire-plugin", &[]),
                 library("watchfire-pace", &[]),
                 library("watchfire-spool", &[]),
                 library("watchfire-confine", &[]),
