@@ -118,7 +118,8 @@ fn what_an_agent_saw_without_a_server_outlives_its_kill_and_arrives_once() -> Re
         command.args(["agent", "run", "--server-socket"]).arg(ground.data().join("agent.sock"));
         command.arg("--state-dir").arg(&state).arg("--lock").arg(state.join("agent.lock"));
         let alone = Begun::start(&mut command, free_port()?, ground.data(), &ground.path("alone"))?;
-        let ready = eventually(READY_WITHIN, || Ok(alone.output().contains("processes known").then_some(())))?;
+        let ready =
+            eventually(READY_WITHIN, || Ok(alone.output().contains("processes known").then_some(())))?;
         ready.with_context(|| format!("not ready:\n{}", alone.output()))?;
 
         let stage = Stage::new()?;
