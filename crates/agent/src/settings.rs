@@ -524,7 +524,7 @@ fn part<S: Settings>(
         None => Value::Object(Map::new()),
         Some(document) => document.clone(),
     };
-    let settings: S = Document { enabled: true, settings }.settings(name)?;
+    let settings: S = Document::switched_on(settings).settings(name)?;
     let filled = serde_json::to_value(&settings)
         .map_err(|source| DocumentError::Parse { app: name.to_owned(), source })?;
     whole.insert(name.to_owned(), filled);

@@ -7,7 +7,7 @@ use watchfire_event::Books;
 use watchfire_pace::Rate;
 
 use crate::app::{App, AppError, Next, Part, Taken};
-use crate::document::{Document, DocumentError};
+use crate::document::{Document, DocumentError, MOST_PER_S};
 use crate::sandbox::{Sandbox, Turn};
 
 /// How many facts an app may yield.
@@ -76,6 +76,7 @@ impl<F: Send + 'static> AppKind<F> {
         let mut whole = (self.check)(&document)?;
         if let Value::Object(keys) = &mut whole {
             keys.insert("enabled".to_owned(), Value::Bool(document.enabled));
+            keys.insert(MOST_PER_S.to_owned(), Value::from(document.most_per_s));
         }
         Ok(whole)
     }

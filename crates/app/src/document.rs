@@ -81,20 +81,32 @@ pub enum DocumentError {
     },
 }
 
-/// A document as it came: whether the app is to run, and its settings, still partial.
+/// See [`Document::most_per_s`].
+pub(crate) const MOST_PER_S: &str = "most_per_s";
+/// No host yields so much for long: the fastest storm measured on two cores was some 15,000 a second.
+const DEFAULT_MOST_PER_S: u32 = 100_000;
+
+/// A document as it came: whether the app is to run, how much it may yield, and its settings, still partial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     /// Whether the app is to run: the document's key `enabled`.
     pub enabled: bool,
+    /// Facts in a second from which on the app is overloaded, and its breaker trips when that lasts: the key `most_per_s`.
+    pub most_per_s: u32,
     /// All other keys.
     pub settings: Value,
 }
 
 impl Document {
+    /// One that is switched on, with these settings and none of the keys that every app has.
+    pub fn switched_on(settings: Value) -> Self {
+        Document { enabled: true, most_per_s: DEFAULT_MOST_PER_S, settings }
+    }
+
     /// Takes a document apart. `None` is one that was never written.
     ///
     /// # Errors
-    /// [`DocumentError::Shape`].
+    /// [`DocumentError::Shape`]; [`DocumentError::OutOfRange`] of `most_per_s`.
     pub fn read(
         app: &str,
         document: Option<&Value>,
@@ -111,7 +123,14 @@ impl Document {
             Some(Value::Bool(enabled)) => enabled,
             Some(_) => return Err(shape("enabled is true or false")),
         };
-        Ok(Document { enabled, settings: Value::Object(settings) })
+        let most_per_s = match settings.remove(MOST_PER_S) {
+            None => DEFAULT_MOST_PER_S,
+            Some(value) => value.as_u64().and_then(|most| u32::try_from(most).ok()).unwrap_or(0),
+        };
+        let range = 1..=10_000_000;
+        within(MOST_PER_S, most_per_s, range, "1 to 10000000")
+            .map_err(|source| DocumentError::OutOfRange { app: app.to_owned(), source })?;
+        Ok(Document { enabled, most_per_s, settings: Value::Object(settings) })
     }
 
     /// The settings, defaults filled in and every range checked.
@@ -164,5 +183,7 @@ mod tests {
         assert!(read(json!({"every_s": "6"})).unwrap_err().contains("scan: invalid type"));
         assert_eq!(read(json!([])).unwrap_err(), "scan: a document is a JSON object");
         assert_eq!(read(json!({"enabled": 1})).unwrap_err(), "scan: enabled is true or false");
+        let error = read(json!({"most_per_s": 0})).unwrap_err();
+        assert_eq!(error, "scan.most_per_s = 0: allowed is 1 to 10000000");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use watchfire_event::Books;
-use watchfire_pace::{BackoffSettings, Random};
+use watchfire_pace::{BackoffSettings, BreakerSettings, Random};
 
 use crate::catalog::AppKind;
 use crate::document::Document;
@@ -48,6 +48,10 @@ pub struct LaneSettings {
     pub park_after: u32,
     /// For so long.
     pub parked: Duration,
+    /// Between two samples of how much an app yields.
+    pub sample: Duration,
+    /// When an app that yields too much is stopped, and how it comes back.
+    pub breaker: BreakerSettings,
 }
 
 impl Default for LaneSettings {
@@ -64,6 +68,8 @@ impl Default for LaneSettings {
             },
             park_after: 8,
             parked: Duration::from_secs(900),
+            sample: Duration::from_secs(5),
+            breaker: BreakerSettings::default(),
         }
     }
 }
@@ -103,8 +109,10 @@ impl<F: Send + 'static> Lane<F> {
     pub fn new(host: Host, settings: LaneSettings, apps: Vec<(AppKind<F>, Document)>) -> Self {
         let now = host.clock.now();
         let pulse = Arc::new(Pulse::new(now, apps.iter().map(|(kind, _)| kind.name()).collect()));
-        let residents =
-            apps.into_iter().map(|(kind, document)| Resident::new(kind, document, &settings, now)).collect();
+        let residents = apps
+            .into_iter()
+            .map(|(kind, document)| Resident::new(kind, document, &settings, host.id.seed(), now))
+            .collect();
         // Two workers of one host need not wait alike; two lives of one should not either.
         let random = Random::seeded(host.id.seed() ^ u64::from(std::process::id()));
         Lane { host, settings, residents, random, pulse, woken: false, vain: 0 }

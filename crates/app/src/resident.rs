@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use watchfire_event::Books;
-use watchfire_pace::{Backoff, Random, TokenBucket};
+use watchfire_pace::{Backoff, Breaker, Random, Reading, State, TokenBucket};
 
 use crate::app::{AppError, Next, Part, Taken};
 use crate::catalog::{AppKind, Hosted};
@@ -29,6 +29,8 @@ pub enum Life {
     Waiting,
     /// It failed so often in a row that it is left alone for long.
     Parked,
+    /// It yielded too much for too long, and is left alone until its breaker has cooled down.
+    Tripped,
     /// This host does not offer what it needs.
     Unavailable,
 }
@@ -41,6 +43,7 @@ impl Life {
             Life::Running => "running",
             Life::Waiting => "waiting",
             Life::Parked => "parked",
+            Life::Tripped => "tripped",
             Life::Unavailable => "unavailable",
         }
     }
@@ -97,6 +100,9 @@ pub(crate) struct Resident<F> {
     sandbox: Option<Sandbox>,
     limit: Option<TokenBucket>,
     backoff: Backoff,
+    breaker: Breaker,
+    /// When it was last measured, and how much it had yielded by then.
+    sampled: (Instant, u64),
     /// When it is to be started, or wants its next turn; `None`: not by time.
     due: Option<Instant>,
     running_since: Instant,
@@ -117,7 +123,13 @@ pub(crate) struct Surroundings<'a, F> {
 }
 
 impl<F: Send + 'static> Resident<F> {
-    pub(crate) fn new(kind: AppKind<F>, document: Document, settings: &LaneSettings, now: Instant) -> Self {
+    pub(crate) fn new(
+        kind: AppKind<F>,
+        document: Document,
+        settings: &LaneSettings,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let life = if document.enabled { Life::Waiting } else { Life::Off };
         Resident {
             body: (kind.make)(),
@@ -126,6 +138,8 @@ impl<F: Send + 'static> Resident<F> {
             sandbox: None,
             limit: kind.limit.map(|limit| TokenBucket::new(limit.rate, limit.burst, now)),
             backoff: Backoff::new(settings.restart),
+            breaker: Breaker::new(settings.breaker, seed).expect("a lane's settings are in their range"),
+            sampled: (now, 0),
             running_since: now,
             before: Books::default(),
             status: AppStatus {
@@ -209,6 +223,11 @@ impl<F: Send + 'static> Resident<F> {
             }
         }
         self.backoff.reset();
+        // Someone has just looked at it.
+        let now = around.host.clock.now();
+        if let Some(change) = self.breaker.reset(now, "other settings") {
+            tracing::info!(app = self.kind.name, %change, "breaker");
+        }
         self.start(around);
     }
 
@@ -230,6 +249,13 @@ impl<F: Send + 'static> Resident<F> {
             self.due = None;
             return Visit::default();
         }
+        let now = around.host.clock.now();
+        let ticked = self.breaker.tick(now);
+        if let Some(left) = self.breaker.cool_down_left(now) {
+            self.due = Some(now + left);
+            return Visit::default();
+        }
+        let why = ticked.map(|change| change.to_string()).unwrap_or_default();
         let sandbox = Sandbox::new(self.kind.name, around.host);
         let (body, document) = (&mut self.body, &self.document);
         let started = guarded(around.pulse, around.place, around.host, || body.start(document, &sandbox));
@@ -239,8 +265,9 @@ impl<F: Send + 'static> Resident<F> {
                 self.sandbox = Some(sandbox);
                 self.running_since = around.host.clock.now();
                 self.due = Some(self.running_since);
+                self.sampled = (self.running_since, self.yielded());
                 self.status.parts = self.body.parts();
-                self.change(Life::Running, String::new(), around);
+                self.change(Life::Running, why, around);
             }
             Err(failure) => self.fail(failure, around),
         }
@@ -263,7 +290,40 @@ impl<F: Send + 'static> Resident<F> {
             self.status.overruns += 1;
             tracing::warn!(app = self.kind.name, took = ?told.took, "a turn took too long");
         }
+        if self.runs() {
+            self.measure(around);
+        }
         visit
+    }
+
+    /// Facts so far, those beyond its limit too.
+    fn yielded(&self) -> u64 {
+        self.status.facts + self.status.limited
+    }
+
+    /// Has its breaker judge how much it yields; one that trips ends it in order.
+    fn measure(&mut self, around: &mut Surroundings<'_, F>) {
+        let now = around.host.clock.now();
+        let (since, before) = self.sampled;
+        let passed = now.saturating_duration_since(since);
+        if passed < around.settings.sample {
+            return;
+        }
+        self.sampled = (now, self.yielded());
+        let reading = Reading {
+            measure: "facts",
+            value: (self.yielded() - before) as f64 / passed.as_secs_f64(),
+            limit: f64::from(self.document.most_per_s),
+            unit: "/s",
+        };
+        let Some(change) = self.breaker.observe(now, reading) else { return };
+        if change.to != State::Open {
+            self.change(Life::Running, change.to_string(), around);
+            return;
+        }
+        self.stop(around);
+        self.due = Some(now + change.cool_down.unwrap_or_default());
+        self.change(Life::Tripped, change.to_string(), around);
     }
 
     fn call<R>(

@@ -15,7 +15,7 @@ use watchfire_app::{
     NoSettings, OutOfRange, Sandbox, Settings, Taken, Turn, within,
 };
 use watchfire_event::{Books, HostId, Kind, Stage};
-use watchfire_pace::{BackoffSettings, Rate, RetryBudget, Stop};
+use watchfire_pace::{BackoffSettings, BreakerSettings, Rate, RetryBudget, Stop};
 
 type Fact = (&'static str, u64);
 
@@ -294,6 +294,34 @@ fn beyond_its_limit_facts_are_dropped_and_counted() {
 }
 
 #[test]
+fn an_app_that_yields_too_much_for_too_long_is_stopped_in_order_and_comes_back_on_probation() {
+    let kinds = [AppKind::of::<Counter>(), AppKind::of::<Absent>()];
+    let modest = Document::read("counter", Some(&json!({"most_per_s": 10})), true).unwrap();
+    let other = Document::read("absent", None, true).unwrap();
+    let second = Duration::from_secs(1);
+    let breaker = BreakerSettings {
+        samples: 3,
+        cool_down: second,
+        cool_down_longest: second,
+        ..BreakerSettings::default()
+    };
+    let settings = LaneSettings { sample: Duration::from_millis(20), breaker, ..quick() };
+    let apps = kinds.into_iter().zip([modest, other]).collect();
+    let mut lane = Lane::new(host(), settings, apps);
+    let mut taken = Heard::default();
+    rounds(&mut lane, &mut taken, |taken| taken.lives("counter").contains(&Life::Tripped));
+    let tripped = taken.changes.iter().find(|change| change.to == Life::Tripped).unwrap().clone();
+    assert!(tripped.why.contains("facts") && tripped.why.contains("limit 10 /s"), "{}", tripped.why);
+    assert_eq!(taken.count("last words"), 1, "stopped in order");
+    let before = taken.count("counter");
+    let ready = lane.wait(None, Duration::from_millis(5)).unwrap();
+    lane.round(&ready, &mut taken);
+    assert_eq!(taken.count("counter"), before, "it rests");
+    rounds(&mut lane, &mut taken, |taken| taken.lives("counter").last() == Some(&Life::Running));
+    assert!(taken.changes.last().unwrap().why.contains("half-open"), "{:?}", taken.changes.last());
+}
+
+#[test]
 fn a_stop_lets_each_app_say_its_last_words() {
     let mut lane = lane(vec![AppKind::of::<Counter>()]);
     let mut taken = Heard::default();
@@ -307,8 +335,11 @@ fn a_stop_lets_each_app_say_its_last_words() {
 #[test]
 fn an_unknown_key_or_a_value_out_of_range_never_reaches_the_app() {
     let kind = AppKind::of::<Counter>();
-    assert_eq!(kind.check(Some(&json!({"step": 3}))).unwrap(), json!({"enabled": true, "step": 3}));
-    assert_eq!(kind.check(None).unwrap(), json!({"enabled": true, "step": 1}));
+    assert_eq!(
+        kind.check(Some(&json!({"step": 3}))).unwrap(),
+        json!({"enabled": true, "most_per_s": 100_000, "step": 3})
+    );
+    assert_eq!(kind.check(None).unwrap(), json!({"enabled": true, "most_per_s": 100_000, "step": 1}));
     let error = kind.check(Some(&json!({"step": 10}))).unwrap_err();
     assert_eq!(error.to_string(), "counter.step = 10: allowed is 1 to 9");
 }

@@ -51,10 +51,10 @@ pub(super) fn host(id: HostId) -> Host {
 
 /// The document of an app; one that rests for now counts as switched off.
 pub(super) fn document(settings: &AgentSettings, app: &str, resting: &[String]) -> Document {
-    let mut document = settings
-        .document(app)
-        .cloned()
-        .unwrap_or(Document { enabled: false, settings: serde_json::Value::Object(serde_json::Map::new()) });
+    let Some(mut document) = settings.document(app).cloned() else {
+        let none = serde_json::Value::Object(serde_json::Map::new());
+        return Document { enabled: false, ..Document::switched_on(none) };
+    };
     document.enabled &= !resting.iter().any(|resting| resting == app);
     document
 }

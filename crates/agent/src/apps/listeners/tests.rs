@@ -48,7 +48,7 @@ impl Running {
         let clock = Clock::new(Instant::now());
         let retries = Arc::new(RetryBudget::per_minute(1, Instant::now()));
         let host = Host { id: HostId([1; 16]), clock, stop: Stop::new(), retries };
-        let document = Document { enabled: true, settings };
+        let document = Document::switched_on(settings);
         let lane = Lane::new(host, LaneSettings::default(), vec![(AppKind::of::<Listeners>(), document)]);
         Running { lane, told: Told::default() }
     }
@@ -132,16 +132,12 @@ fn of_more_than_may_be_known_it_is_told_how_many_were_left_out_and_the_known_sta
 fn other_settings_are_no_reason_to_tell_everything_again() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut running = Running::start(json!({ "every_s": 3600, "cpu_percent": 100 }));
-    running.lane.configure(
-        Listeners::NAME,
-        Document { enabled: true, settings: every_second() },
-        &mut running.told,
-    );
+    running.lane.configure(Listeners::NAME, Document::switched_on(every_second()), &mut running.told);
     running.until("the first scan", |told| !told.scans().is_empty());
     let later = TcpListener::bind("127.0.0.1:0").unwrap();
     running.lane.configure(
         Listeners::NAME,
-        Document { enabled: true, settings: json!({ "every_s": 2 }) },
+        Document::switched_on(json!({ "every_s": 2 })),
         &mut running.told,
     );
     running.until("the new one", |told| !told.about("listening", inode(&later)).is_empty());
