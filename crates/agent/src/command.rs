@@ -185,6 +185,11 @@ impl SettingsArgs {
 }
 
 impl AgentCommand {
+    /// Whether it goes on until it is told to stop, and has a log; the others answer a person.
+    pub fn goes_on(&self) -> bool {
+        matches!(self, AgentCommand::Run(_) | AgentCommand::Worker(_))
+    }
+
     /// Does it. `reexec` are the arguments that make this executable an agent, before the agent's own; `catalog` holds the apps it
     /// has. Into `log` goes what the workers print; without one they share this process' standard error.
     ///

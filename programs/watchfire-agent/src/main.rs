@@ -28,10 +28,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let into_a_file = log.is_some();
+    // A person at a terminal wants one line, and no time before it.
+    let (goes_on, into_a_file) = (cli.command.goes_on(), log.is_some());
     let Err(error) = cli.command.execute(&[], log, Catalog::standard()) else { return ExitCode::SUCCESS };
-    tracing::error!(error = format!("{error:#}"), "the agent ends");
-    if into_a_file {
+    if goes_on {
+        tracing::error!(error = format!("{error:#}"), "the agent ends");
+    }
+    if into_a_file || !goes_on {
         eprintln!("watchfire-agent: {error:#}");
     }
     ExitCode::FAILURE
