@@ -452,7 +452,11 @@ mod tests {
             .current_dir(&dir);
         let child = Running(command.spawn().unwrap());
         let reader = ProcReader::new("/proc");
-        let process = reader.read_process(child.0.id()).unwrap();
+        // The parent goes on as soon as the child has its new memory, a moment before the arguments are in it.
+        let process = std::iter::repeat_with(|| reader.read_process(child.0.id()).unwrap())
+            .take(1_000_000)
+            .find(|process| !process.argv.is_empty())
+            .unwrap();
         assert_eq!(process.stdio[0], Stdio::Inet(listener.local_addr().unwrap()));
         assert!(matches!(process.stdio, [_, Stdio::Null, Stdio::Pipe(_)]), "{:?}", process.stdio);
         assert_eq!(process.argv, b"sleep\x00100\0");
