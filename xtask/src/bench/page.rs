@@ -26,7 +26,8 @@ const METHOD: &str = "# Benchmarks\n\n\
     descriptors and a listener that is the last of them. `watchfire up` is started without and with them, with the app `listeners` at its\n\
     default share of the CPU; the first scan must find every helper's listener and its process, for which it goes through all\n\
     descriptors. Time and CPU of the scan are what its report says (`watchfire events --kind report`), the thread's own clock; the\n\
-    share of the scans after it is the worker's CPU over 30 s. `--sockets` and `--files` name other numbers; where the machine allows\n\
+    share of the scans after it is the worker's CPU over 30 s. A scan of two or three turns shows a larger share: the pause for its\n\
+    last turn comes after its end. `--sockets` and `--files` name other numbers; where the machine allows\n\
     fewer (descriptors of one process: `ulimit -Hn`), the section says how many there were.\n";
 
 /// Where the page lies.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::crowd::Crowd;
 use super::page;
-use super::storm_report::median;
+use super::storm_report::spread;
 use super::tower::Tower;
 use super::usage::{Family, Memory};
 use crate::command;
@@ -215,19 +215,20 @@ fn mb(kib: u64) -> f64 {
 }
 
 fn section(crowd: &Crowd, empty: &[Round], crowded: &[Round]) -> String {
-    let middle =
-        |rounds: &[Round], figure: fn(&Round) -> f64| median(&rounds.iter().map(figure).collect::<Vec<_>>());
     let mut text = format!(
         "## Scans\n\n{} connected TCP sockets in {} processes, and one process with {} descriptors; {} starts of the agent without and \
-         with them, medians.\n\n| what | without | with |\n|---|---|---|\n",
+         with them; medians (smallest to largest).\n\n| what | without | with |\n|---|---|---|\n",
         crowd.sockets(),
         crowd.helpers() - 1,
         crowd.files(),
         crowded.len(),
     );
+    let figures = |rounds: &[Round], figure: fn(&Round) -> f64, digits: usize| {
+        spread(&rounds.iter().map(figure).collect::<Vec<_>>(), "", digits)
+    };
     let mut row = |what: &str, digits: usize, figure: fn(&Round) -> f64| {
-        let (without, with) = (middle(empty, figure), middle(crowded, figure));
-        text.push_str(&format!("| {what} | {without:.digits$} | {with:.digits$} |\n"));
+        let (without, with) = (figures(empty, figure, digits), figures(crowded, figure, digits));
+        text.push_str(&format!("| {what} | {without} | {with} |\n"));
     };
     row("first scan: descriptors looked at", 0, |round| round.descriptors);
     row("listeners found, each with its process", 0, |round| round.listeners);

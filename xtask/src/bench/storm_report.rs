@@ -154,7 +154,7 @@ fn line(text: &mut String, line: &str) {
 }
 
 /// `median (smallest–largest) unit`.
-fn spread(values: &[f64], unit: &str, digits: usize) -> String {
+pub(super) fn spread(values: &[f64], unit: &str, digits: usize) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
