@@ -75,7 +75,8 @@ impl Manifest {
         let executable = Path::new(&self.executable);
         let mut parts = executable.components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        if !plain || self.executable.contains('\0') {
+        // A slash at its end is no component of a path.
+        if !plain || self.executable.contains(['/', '\0']) {
             return refuse("executable", &self.executable, "the name of a file in the manifest's folder");
         }
         let digits = self.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -132,6 +133,7 @@ mod tests {
             (json!({"executable": "../hello"}), "executable"),
             (json!({"executable": "/bin/sh"}), "executable"),
             (json!({"executable": "."}), "executable"),
+            (json!({"executable": "hello/"}), "executable"),
             (json!({"sha256": "0".repeat(63)}), "sha256"),
             (json!({"sha256": "A".repeat(64)}), "sha256"),
             (json!({"read": ["etc"]}), "read"),
