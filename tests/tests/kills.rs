@@ -66,10 +66,12 @@ fn killed_at_any_moment_the_agent_comes_back_whole_and_leaves_nothing() -> Resul
     });
     let counted = outcome.with_context(|| format!("WATCHFIRE_SEED={seed}\n{}", tail(&ground)))?;
     let programs = traffic.programs.load(Ordering::Relaxed);
-    scene.conclude(&ground).with_context(|| format!("WATCHFIRE_SEED={seed}\n{}", tail(&ground)))?;
+    let alerts =
+        scene.conclude(&ground).with_context(|| format!("WATCHFIRE_SEED={seed}\n{}", tail(&ground)))?;
     let seen = counted.seen.len();
     tell(&counted.table());
-    tell(&format!("\n{programs} programs ran meanwhile; {seen} were seen, none of them twice."));
+    tell(&format!("{programs} programs ran meanwhile; {seen} were seen, none of them twice."));
+    tell(&format!("{alerts} alerts were stored, none of them twice."));
     Ok(())
 }
 
@@ -110,8 +112,9 @@ impl Scene {
         Ok(scene)
     }
 
-    /// All is quiet again: nothing is doubled or damaged, it sees and tells as ever, and leaves nothing behind.
-    fn conclude(mut self, ground: &Ground) -> Result<()> {
+    /// All is quiet again: nothing is doubled or damaged, it sees and tells as ever, and leaves nothing behind. How many alerts there
+    /// are.
+    fn conclude(mut self, ground: &Ground) -> Result<usize> {
         run_numbered(&self.stage, LAST..LAST + 50)?;
         let shown = eventually(SHOWN_WITHIN, || {
             let shown = seen_once(&self.up, &self.stage)?;
@@ -122,7 +125,6 @@ impl Scene {
         for (text, alert) in self.up.alerts()? {
             ensure!(ids.insert(alert["id"].to_string()), "stored twice: {text}");
         }
-        tell(&format!("{} alerts were stored, none of them twice.", ids.len()));
         self.up.books_close(SHOWN_WITHIN)?;
         self.up.raises_an_alert()?;
 
@@ -137,7 +139,7 @@ impl Scene {
         ensure!(cgroups_named(&cgroup).is_empty(), "left behind: {:?}", cgroups_named(&cgroup));
         no_orphaned_hooks()?;
         undamaged(ground, 0)?;
-        Ok(())
+        Ok(ids.len())
     }
 }
 
