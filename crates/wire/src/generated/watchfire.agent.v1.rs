@@ -547,7 +547,7 @@ pub struct AppStatus {
     pub worker: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub app: ::prost::alloc::string::String,
-    /// off, running, waiting, parked, unavailable, resting, stuck
+    /// off, running, waiting, parked, tripped, unavailable, stuck
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     /// why it does not run
