@@ -31,7 +31,7 @@ use crate::outbox::{Outbox, WorkerLife};
 use crate::own_use::own_use;
 use crate::plugins::PluginRelay;
 use crate::reports::Teller;
-use crate::settings::{RawLimits, RawWorkerLimits};
+use crate::settings::{RawLimits, RawWorkerLimits, SettingsError};
 use crate::signals;
 use crate::uplink::Uplink;
 use crate::watch::{HostWatch, WorkerWatch};
@@ -234,7 +234,7 @@ impl Master {
                     self.stop_workers();
                     return Ok(());
                 }
-                Ok(Notice::Reload) => self.reload(),
+                Ok(Notice::Reload) => drop(self.reload()),
                 Ok(Notice::Control(control)) => self.answer(control),
                 Ok(Notice::Status(life)) => self.take_status(life),
                 Ok(Notice::WorkerEnded(life)) => self.worker_ended(life),
@@ -481,50 +481,37 @@ impl Master {
         why.unwrap_or_else(|| "not started yet, or all its apps are switched off".to_owned())
     }
 
-    fn reload(&mut self) {
-        match self.configuration.reload() {
-            Ok(true) => self.configured("the file was read again"),
-            Ok(false) => info!("the file of settings says what is in force already"),
+    fn reload(&mut self) -> Result<(), String> {
+        let outcome = self.configuration.reload();
+        self.settle(outcome, "file", "the file was read again")
+    }
+
+    /// Makes known what a change of the settings came to; the error in words.
+    fn settle(&mut self, outcome: Result<bool, SettingsError>, from: &str, why: &str) -> Result<(), String> {
+        match outcome {
+            Ok(true) => self.configured(why),
+            Ok(false) => info!(from, "the settings say what is in force already"),
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::from(error));
-                self.refused("file", &error);
+                self.refused(from, &error);
+                return Err(error);
             }
         }
+        Ok(())
     }
 
     fn answer(&mut self, control: Control) {
         let Control { request, reply } = control;
-        let answer = match request {
-            control::Request::Show => Ok(self.configuration.show()),
-            control::Request::Apply(patch) => match self.configuration.apply(&patch) {
-                Ok(changed) => {
-                    if changed {
-                        self.configured("applied at the control socket");
-                    }
-                    Ok(self.configuration.show())
-                }
-                Err(error) => {
-                    let error = format!("{:#}", anyhow::Error::from(error));
-                    self.refused("control socket", &error);
-                    Err(error)
-                }
-            },
-            control::Request::Reload => match self.configuration.reload() {
-                Ok(changed) => {
-                    if changed {
-                        self.configured("the file was read again");
-                    }
-                    Ok(self.configuration.show())
-                }
-                Err(error) => {
-                    let error = format!("{:#}", anyhow::Error::from(error));
-                    self.refused("file", &error);
-                    Err(error)
-                }
-            },
+        let settled = match request {
+            control::Request::Show => Ok(()),
+            control::Request::Apply(patch) => {
+                let outcome = self.configuration.apply(&patch);
+                self.settle(outcome, "control socket", "applied at the control socket")
+            }
+            control::Request::Reload => self.reload(),
         };
         // One that has left does not hear it.
-        if reply.send(answer).is_err() {
+        if reply.send(settled.map(|()| self.configuration.show())).is_err() {
             warn!("whoever asked at the control socket has left");
         }
     }

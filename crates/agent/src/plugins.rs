@@ -14,14 +14,15 @@ use serde_json::{Map, Value};
 use tracing::{error, info, warn};
 use watchfire_app::{OutOfRange, Settings};
 use watchfire_confine::{AddressFamily, Confinement, FileAccess, Lockdown, Need, Syscalls, User};
-use watchfire_event::{Body, Event, Kind, Process, Report, ReportError};
-use watchfire_host::{ProcReader, boot_now};
+use watchfire_event::{Kind, Process, Report, ReportError};
+use watchfire_host::ProcReader;
 use watchfire_pace::{Rate, TokenBucket};
 use watchfire_plugin::{MANIFEST_SUFFIX, Manifest, Package, PackageError, TrustedKey};
 use watchfire_wire::worker::{Hello, Reports, WorkerFrame, worker_frame};
 use watchfire_wire::{FrameError, read_frame_within, v1};
 
 use crate::outbox::Outbox;
+use crate::reports::told_by;
 use crate::settings::RawWorkerLimits;
 use crate::workers::Slot;
 
@@ -306,10 +307,7 @@ impl Gate {
                 continue;
             }
             self.passed += 1;
-            let at = boot_now();
-            let process = self.process.clone();
-            let event = Event { at, decoded: at, process, parent: None, body: Body::Report(report) };
-            self.relay.outbox.push_own_event(&event);
+            self.relay.outbox.push_own_event(&told_by(&self.process, report));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What the master tells of the agent itself: each change is an event.
+//! Reports as events; and what the master tells of the agent itself: each change is one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,9 +42,12 @@ impl Teller {
             warn!(%report, "too many changes to tell each of them");
             return;
         }
-        let now = boot_now();
-        let process = self.process.clone();
-        let event = Event { at: now, decoded: now, process, parent: None, body: Body::Report(report) };
-        self.outbox.push_own_event(&event);
+        self.outbox.push_own_event(&told_by(&self.process, report));
     }
+}
+
+/// The event that `process` tells now.
+pub(crate) fn told_by(process: &Arc<Process>, report: Report) -> Event {
+    let now = boot_now();
+    Event { at: now, decoded: now, process: process.clone(), parent: None, body: Body::Report(report) }
 }

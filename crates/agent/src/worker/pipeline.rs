@@ -10,8 +10,7 @@ use tracing::error;
 use watchfire_app::{AppChange, Clock, Intake, Life, Round};
 use watchfire_detect::Engine;
 use watchfire_event::{
-    Body, Books, BootNanos, Counts, DropReason, Event, Kind, Process, Report, Sighting, Stage, StreamId,
-    UnixNanos,
+    Books, BootNanos, Counts, DropReason, Event, Kind, Process, Report, Sighting, Stage, StreamId, UnixNanos,
 };
 use watchfire_host::boot_now;
 use watchfire_sensor::{ProcessTable, TableCounts, TableLimits};
@@ -20,6 +19,7 @@ use watchfire_wire::v1;
 use super::outbound::Outbound;
 use super::procfs::HostProcesses;
 use super::rules::{self, LoadedRules};
+use crate::reports::told_by;
 use crate::settings::{AgentSettings, RawRules};
 
 /// The place of the source of processes in the lane.
@@ -152,14 +152,7 @@ impl Pipeline {
 
     /// An event that this worker itself has to tell.
     fn push_own(&mut self, report: Report) {
-        let now = boot_now();
-        let event = Event {
-            at: now,
-            decoded: now,
-            process: self.teller.clone(),
-            parent: None,
-            body: Body::Report(report),
-        };
+        let event = told_by(&self.teller, report);
         self.told += 1;
         *self.taken.entry(Kind::Report).or_default() += 1;
         *self.resolved.entry(Kind::Report).or_default() += 1;

@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 use watchfire_app::{
     AppChange, AppKind, AppStatus, Document, Host, Intake, Lane, LaneSettings, Overrun, Watchdog,
 };
-use watchfire_event::{Body, Books, Counts, DropReason, Event, Kind, Process, Report, ReportError, Stage};
-use watchfire_host::{ProcReader, boot_now};
+use watchfire_event::{Books, Counts, DropReason, Kind, Process, Report, ReportError, Stage};
+use watchfire_host::ProcReader;
 use watchfire_wire::v1;
 
 use super::WorkerOrders;
@@ -24,6 +24,7 @@ use super::inbox::{Configured, Inbox, Order};
 use super::outbound::Outbound;
 use super::sensor::{document, host};
 use crate::own_use::own_use;
+use crate::reports::told_by;
 use crate::settings::AgentSettings;
 use crate::workers::{STUCK, WorkerName};
 
@@ -326,14 +327,7 @@ struct Post {
 impl Post {
     fn take(&mut self, report: Report) {
         self.told += 1;
-        let now = boot_now();
-        let event = Event {
-            at: now,
-            decoded: now,
-            process: self.teller.clone(),
-            parent: None,
-            body: Body::Report(report),
-        };
+        let event = told_by(&self.teller, report);
         self.outbound.push_event(&event, self.host.clock.now());
     }
 
